@@ -1,0 +1,303 @@
+"""Every value of a recipe, typed; :func:`load` turns ``data_recipes/<name>.yaml`` plus overrides into a frozen Recipe.
+
+Precedence: defaults < the recipe that ``extends`` names < recipe < ``SET="stage1.lr=1e-5 serve.port=0"``. Recipes hold values, not logic;
+whatever follows from others (accumulation, say) is computed here, never written twice.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from octupus.errors import ConfigError
+
+RECIPES = Path(__file__).resolve().parent.parent / "data_recipes"
+
+
+class Section(BaseModel):
+    """Immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ScratchModel(Section):
+    """A Qwen2 architecture with random weights and a BPE tokenizer trained on the recipe's own corpus (the demo)."""
+
+    vocab_size: int = 4096
+    hidden_size: int = 192
+    intermediate_size: int = 512
+    layers: int = 4
+    heads: int = 6
+    kv_heads: int = 2
+    max_positions: int = 16384
+    tied: bool = True
+    seed: int = 0
+
+
+class ModelSection(Section):
+    """What training starts from: a hub id or folder (``base``), or random weights (``scratch``); exactly one."""
+
+    base: str | None = None
+    revision: str | None = None
+    scratch: ScratchModel | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> ModelSection:
+        if (self.base is None) == (self.scratch is None):
+            raise ValueError("name exactly one of model.base (a hub id or folder) and model.scratch (random weights)")
+        return self
+
+
+class WireSection(Section):
+    dialect: Literal["octupus", "octupus-v1", "qwen"] = "octupus"
+    system: str | None = None
+    """Replaces the dialect's default system message."""
+
+
+class Sampling(Section):
+    """How a teacher answers; decides, with model and template, the ids of its answers."""
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int = 2048
+    seed: int = 0
+
+
+class SourceSection(Section):
+    """One data set in a mixture. ``epochs`` may be a fraction: a seeded sample."""
+
+    name: str
+    """A module of ``data_recipes.sources``."""
+    path: str | None = None
+    """A local file or folder; None means the hub id that the source declares."""
+    revision: str | None = None
+    epochs: float = Field(default=1.0, gt=0)
+    limit: int | None = Field(default=None, gt=0)
+    max_reject_rate: float = Field(default=0.2, ge=0, le=1)
+    options: dict[str, Any] = {}
+    """Passed to the source as keyword arguments (a config's name, a split, a seed)."""
+
+
+class TeacherSection(Section):
+    engine: Literal["scripted", "vllm", "openai"] = "vllm"
+    model: str | None = None
+    sampling: Sampling = Sampling()
+    prompts: tuple[SourceSection, ...] = ()
+    shards: int = Field(default=1, gt=0)
+    engine_args: dict[str, Any] = {}
+
+
+class DataStage(Section):
+    """The shards of one training stage."""
+
+    context: int = Field(default=4096, gt=0)
+    sources: tuple[SourceSection, ...] = ()
+    seed: int = 0
+
+
+class DataSection(Section):
+    stage1: DataStage = DataStage()
+    stage2: DataStage = DataStage()
+    heldout: tuple[SourceSection, ...] = ()
+    """Conversations that are never trained on; exact-call accuracy is measured on them."""
+    decontaminate: bool = True
+
+
+class DeepSpeedSection(Section):
+    zero: Literal[0, 1, 2, 3] = 2
+    offload: Literal["none", "optimizer", "all"] = "none"
+    overlap: bool = True
+
+
+class TrainSection(Section):
+    """One training stage. ``global_batch`` counts packed rows of ``context`` tokens per optimizer step."""
+
+    nodes: int = Field(default=1, gt=0)
+    ranks_per_node: int = Field(default=8, gt=0)
+    micro_batch: int = Field(default=1, gt=0)
+    global_batch: int = Field(default=8, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    lr: float = Field(default=2e-5, gt=0)
+    min_lr: float = Field(default=1e-6, ge=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    weight_decay: float = 0.0
+    beta2: float = 0.95
+    clip: float = Field(default=1.0, gt=0)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = True
+    deepspeed: DeepSpeedSection = DeepSpeedSection()
+    checkpoint_every: int = Field(default=200, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
+    seed: int = 0
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.ranks_per_node
+
+    @property
+    def accumulation(self) -> int:
+        return self.global_batch // (self.micro_batch * self.world_size)
+
+    @model_validator(mode="after")
+    def _divides(self) -> TrainSection:
+        ranks = self.micro_batch * self.world_size
+        if self.global_batch % ranks:
+            lower, upper = self.global_batch // ranks * ranks, (self.global_batch // ranks + 1) * ranks
+            raise ValueError(
+                f"global_batch {self.global_batch} does not divide by micro_batch {self.micro_batch} x {self.world_size} ranks; "
+                f"{' or '.join(str(n) for n in (lower, upper) if n)} would"
+            )
+        return self
+
+
+class ConstraintSection(Section):
+    backend: Literal["auto", "lm-format-enforcer", "llguidance"] = "auto"
+    whitespace: Literal["canonical", "any"] = "canonical"
+    on_unenforced: Literal["refuse", "validate"] = "refuse"
+
+
+class ServeSection(Section):
+    engine: str = "vllm"
+    """``vllm``, ``scripted`` or ``module:Class``."""
+    host: str = "0.0.0.0"
+    port: int = Field(default=8000, ge=0, le=65535)
+    max_model_len: int = Field(default=8192, gt=0)
+    tensor_parallel: int = Field(default=1, gt=0)
+    default_max_tokens: int = Field(default=2048, gt=0)
+    max_concurrency: int = Field(default=256, gt=0)
+    ready_timeout_s: float = Field(default=600, gt=0)
+    api_key_file: str | None = None
+    model_names: Literal["any", "strict"] = "any"
+    constraint: ConstraintSection = ConstraintSection()
+    engine_args: dict[str, Any] = {}
+    """Any field of vLLM's AsyncEngineArgs."""
+
+
+class BfclSection(Section):
+    """``categories`` maps a BFCL category to the number of entries to sample, or null for all."""
+
+    categories: dict[str, int | None] = {"non_live": None, "live": None, "multi_turn": None}
+    models: tuple[str, ...] = ("octupus-FC",)
+    """Names under which the endpoint is measured; the last one gets the whole run, the others a small one."""
+    threads: int = Field(default=16, gt=0)
+    temperature: float = 0.001
+    heldout: int | None = None
+    """How many held-out conversations exact-call accuracy is measured on; None for all."""
+    seed: int = 0
+
+
+class Recipe(Section):
+    """A whole suite: what to train, on what, how, and how to measure it."""
+
+    name: str
+    model: ModelSection
+    wire: WireSection = WireSection()
+    teacher: TeacherSection = TeacherSection()
+    data: DataSection = DataSection()
+    stage1: TrainSection = TrainSection()
+    stage2: TrainSection = TrainSection()
+    serve: ServeSection = ServeSection()
+    bfcl: BfclSection = BfclSection()
+
+
+def load(name: str, overrides: Sequence[str] = (), *, folder: Path = RECIPES) -> Recipe:
+    """Read ``<folder>/<name>.yaml``, apply ``path=value`` overrides (values are YAML) and validate.
+
+    Raises:
+        ConfigError: no such recipe, broken YAML, an unknown key (with the valid ones), a value of the wrong kind.
+    """
+    merged = _read(name, folder)
+    parent = merged.pop("extends", None)
+    if parent is not None:
+        base = _read(parent, folder)
+        if "extends" in base:
+            raise ConfigError(f"recipe {name!r} extends {parent!r}, which extends another: only one level is allowed")
+        merged = _merge(base, merged)
+    for override in overrides:
+        path, sign, text = override.partition("=")
+        if not sign:
+            raise ConfigError(f"SET: {override!r} is not path=value, for instance stage1.lr=1e-5")
+        merged = _merge(merged, _nested(path.split("."), _scalar(text)))
+    try:
+        return Recipe.model_validate({**merged, "name": name})
+    except ValidationError as error:
+        raise ConfigError(explain(error, Recipe, f"recipe {name!r}")) from error
+
+
+def _scalar(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:
+            return float(value)  # YAML 1.1 reads 1e-5 as a string
+        except ValueError:
+            return value
+    return value
+
+
+def _read(name: str, folder: Path) -> dict[str, Any]:
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise ConfigError(f"no recipe {name!r}: {path} does not exist; choose one of: {known}")
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, found {type(value).__name__}")
+    return value
+
+
+def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for key, value in high.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:
+    for key in reversed(path):
+        value = {key: value}
+    return dict(value)
+
+
+def explain(error: ValidationError, model: type[BaseModel], what: str) -> str:
+    """A pydantic error as sentences: each key at fault, what is wrong with it, and the keys that exist there."""
+    lines = []
+    for issue in error.errors():
+        path = [str(p) for p in issue["loc"]]
+        where = ".".join(path) or "(top)"
+        if issue["type"] == "extra_forbidden":
+            valid = _keys_at(model, path[:-1])
+            near = difflib.get_close_matches(path[-1], valid, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            lines.append(f"{where}: unknown key; {hint}valid keys: {', '.join(valid)}")
+        else:
+            lines.append(f"{where}: {issue['msg'].removeprefix('Value error, ')}")
+    return f"{what}: " + "; ".join(lines)
+
+
+def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    found: Any = model
+    for key in path:
+        field = found.model_fields.get(key) if isinstance(found, type) and issubclass(found, BaseModel) else None
+        if field is not None:
+            found = _model_in(field.annotation)
+    return sorted(found.model_fields) if isinstance(found, type) and issubclass(found, BaseModel) else []
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _model_in(inner)
+        if found is not None:
+            return found
+    return None
