@@ -1,7 +1,7 @@
 """Every value of a recipe, typed; :func:`load` turns ``data_recipes/<name>.yaml`` plus overrides into a frozen Recipe.
 
-Precedence: defaults < the recipe that ``extends`` names < recipe < ``SET="stage1.lr=1e-5 serve.port=0"``. Recipes hold values, not logic;
-whatever follows from others (accumulation, say) is computed here, never written twice.
+Precedence: defaults < the recipe that ``extends`` names < recipe < ``SET="stage1.lr=1e-5 serve.port=0"``. Recipes
+hold values, not logic; whatever follows from others (accumulation, say) is computed here, never written twice.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ class TrainSection(Section):
         if self.global_batch % ranks:
             lower, upper = self.global_batch // ranks * ranks, (self.global_batch // ranks + 1) * ranks
             raise ValueError(
-                f"global_batch {self.global_batch} does not divide by micro_batch {self.micro_batch} x {self.world_size} ranks; "
+                f"global_batch {self.global_batch} does not divide by micro_batch {self.micro_batch} x "
+                f"{self.world_size} ranks; "
                 f"{' or '.join(str(n) for n in (lower, upper) if n)} would"
             )
         return self

@@ -34,7 +34,7 @@ def publish_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
     try:
         fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
-        raise JobError(f"cannot write {path}: {error.strerror}; free some space or choose another RUN folder") from error
+        raise _unwritable(path, error) from error
     try:
         with os.fdopen(fd, "wb") as stream:
             stream.write(data)
@@ -44,7 +44,11 @@ def publish_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise JobError(f"cannot write {path}: {error.strerror}; free some space or choose another RUN folder") from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> JobError:
+    return JobError(f"cannot write {path}: {error.strerror}; free some space or choose another RUN folder")
 
 
 def publish_json(path: Path, value: Any) -> None:
