@@ -1,0 +1,116 @@
+"""A data set as a plug-in: the module ``data_recipes.sources.<name>``, found by name so that no room imports it.
+
+A source module holds::
+
+    LICENCE: str            # as its card states it
+    HUB: str | None         # hub id; "run:<path>" for what the run itself made; None where nothing is read
+    def rows(path: Path | None, **options) -> Iterator[dict]    # options are the recipe's
+    def to_conversation(row: dict) -> Conversation              # DataError(reason) for a row that cannot be used
+
+In a reason, the words before the first ``": "`` are what is counted; what follows is this row's detail.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from octupus.config import SourceSection
+from octupus.errors import ConfigError, DataError
+from octupus.runs import Run
+from octupus.wire.messages import Conversation
+
+PACKAGE = "data_recipes.sources"
+
+
+class SourceModule(Protocol):
+    """What a module of ``data_recipes.sources`` offers."""
+
+    LICENCE: str
+    HUB: str | None
+
+    def rows(self, path: Path | None, **options: Any) -> Iterator[dict[str, Any]]: ...
+
+    def to_conversation(self, row: dict[str, Any]) -> Conversation: ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of a mixture, bound to its module and to where its rows lie."""
+
+    section: SourceSection
+    module: SourceModule
+    path: Path | None
+
+    @property
+    def label(self) -> str:
+        """Name and options, as reports show it."""
+        options = ", ".join(f"{k}={v}" for k, v in self.section.options.items())
+        return f"{self.section.name}({options})" if options else self.section.name
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(row id, row): the row's own ``id`` where it has one, else its number."""
+        for number, row in enumerate(islice(self.module.rows(self.path, **self.section.options), self.section.limit)):
+            name = row.get("id")
+            yield (str(name) if isinstance(name, str | int) else str(number)), row
+
+    def conversation(self, row_id: str, row: dict[str, Any]) -> Conversation:
+        """The row as a conversation.
+
+        Raises:
+            DataError: with source and row filled in.
+        """
+        try:
+            return self.module.to_conversation(row)
+        except DataError as error:
+            raise DataError(error.reason, source=self.label, row=row_id) from error
+
+
+def open_source(section: SourceSection, run: Run) -> Source:
+    """Find the module and the rows of a mixture's entry.
+
+    Raises:
+        ConfigError: no such source (with those that exist), or an option that it does not know.
+        DataError: its rows are not on this machine.
+    """
+    try:
+        module = cast(SourceModule, importlib.import_module(f"{PACKAGE}.{section.name}"))
+    except ModuleNotFoundError as error:
+        if error.name != f"{PACKAGE}.{section.name}":
+            raise
+        known = sorted(p.stem for p in _folder().glob("*.py") if p.stem != "__init__")
+        raise ConfigError(f"no data source {section.name!r}; choose one of: {', '.join(known)}") from error
+    try:
+        inspect.signature(module.rows).bind(None, **section.options)
+    except TypeError as error:
+        raise ConfigError(f"source {section.name!r}: its options do not fit: {error}") from error
+    return Source(section, module, _where(section, module, run))
+
+
+def _folder() -> Path:
+    return Path(next(iter(importlib.import_module(PACKAGE).__path__)))
+
+
+def _where(section: SourceSection, module: SourceModule, run: Run) -> Path | None:
+    if section.path is not None:
+        return Path(section.path)
+    if module.HUB is None:
+        return None
+    if module.HUB.startswith("run:"):
+        return run.path / module.HUB.removeprefix("run:")
+    from huggingface_hub import snapshot_download  # only this needs the hub's client
+
+    try:
+        return Path(
+            snapshot_download(module.HUB, repo_type="dataset", revision=section.revision, local_files_only=True)
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{module.HUB} is not on this machine; run `make fetch`, or give the source a `path` in the recipe",
+            source=section.name,
+        ) from error
