@@ -186,8 +186,12 @@ class BfclSection(Section):
     categories: dict[str, int | None] = {"non_live": None, "live": None, "multi_turn": None}
     models: tuple[str, ...] = ("octupus-FC",)
     """Names under which the endpoint is measured; the last one gets the whole run, the others a small one."""
+    side_entries: int = Field(default=4, gt=0)
+    """Entries of each single-turn category for every model name but the last."""
     threads: int = Field(default=16, gt=0)
     temperature: float = 0.001
+    retries: int = Field(default=2, ge=0)
+    """How often entries that ended in an inference error are asked again."""
     heldout: int | None = None
     """How many held-out conversations exact-call accuracy is measured on; None for all."""
     seed: int = 0
