@@ -1,0 +1,79 @@
+"""What stands beside the weights: ``wire.json`` (the value and its fingerprint) and ``chat_template.jinja``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from octupus.errors import WireError
+from octupus.wire.bind import Bound
+from octupus.wire.dialect import FORMAT_VERSION, Dialect
+from octupus.wire.messages import canonical_json
+from octupus.wire.tokenizer import Tokenizer
+
+FILE = "wire.json"
+
+
+def fingerprint(bound: Bound) -> str:
+    """``sha256:...`` over token table, texts, tokenizer and format version; equal exactly where ids mean the same."""
+    value = {
+        "format_version": FORMAT_VERSION,
+        "dialect": bound.dialect.model_dump(mode="json"),
+        "tokens": sorted(bound.strings().items()),
+        "tokenizer": bound.tokenizer.digest,
+    }
+    return "sha256:" + hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def check_fingerprint(found: str, expected: str, what: str, mend: str) -> None:
+    """Refuse what was made for another wire.
+
+    Args:
+        found: the fingerprint that ``what`` carries.
+        expected: that of the wire in use.
+        what: the shards, checkpoint or result at fault, with its path.
+        mend: the command that makes it anew.
+
+    Raises:
+        WireError: with both values and the command.
+    """
+    if found != expected:
+        raise WireError(f"{what} was made with wire {found}, but the wire in use is {expected}; run: {mend}")
+
+
+def write_wire(folder: Path, bound: Bound) -> None:
+    """Write ``wire.json`` and ``chat_template.jinja`` into a model folder."""
+    value = {"format_version": FORMAT_VERSION, "dialect": bound.dialect.model_dump(mode="json")}
+    value["fingerprint"] = fingerprint(bound)
+    (folder / FILE).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(chat_template(bound), encoding="utf-8")
+
+
+def read_wire(folder: Path, tokenizer: Tokenizer) -> Dialect | None:
+    """The dialect saved in ``folder``, or None where there is none.
+
+    Raises:
+        WireError: the file is broken, of another format version, or made for another tokenizer.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    mend = "make surgery FRESH=1 (and train again), or take the tokenizer that belongs to these weights"
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version, saved = raw["format_version"], raw["fingerprint"]
+        if version != FORMAT_VERSION:
+            raise WireError(f"{path}: format version {version}, this code writes {FORMAT_VERSION}; run: {mend}")
+        dialect = Dialect.model_validate(raw["dialect"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise WireError(f"{path} is not a wire file ({error}); run: {mend}") from error
+    check_fingerprint(saved, fingerprint(Bound(dialect, tokenizer)), str(path), mend)
+    return dialect
+
+
+def chat_template(bound: Bound) -> str:
+    return ""
