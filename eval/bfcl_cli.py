@@ -1,4 +1,4 @@
-"""The stock ``bfcl`` command with our model names, and a dump of its data. Runs inside ``.venv-bfcl``, knows nothing of ours.
+"""The stock ``bfcl`` command with our model names, and a dump of its data; runs inside ``.venv-bfcl``.
 
 usage: python -I bfcl_cli.py dump FOLDER                 tools.jsonl, questions.jsonl, truth.jsonl
        python -I bfcl_cli.py generate|evaluate OPTIONS   exactly the options of ``bfcl``
@@ -56,7 +56,7 @@ def watched_handler() -> type:
 
 
 def note(request: dict[str, Any], response: Any, seconds: float) -> dict[str, Any]:
-    """What legality and scores need of one reply and the harness does not keep: the tools it chose from, how it ended."""
+    """What scores need of one reply and the harness does not keep: the tools it chose from and how it ended."""
     offered = {tool["function"]["name"]: tool["function"].get("parameters") for tool in request.get("tools", [])}
     plain = response.model_dump(mode="json") if hasattr(response, "model_dump") else {}
     choice = (plain.get("choices") or [{}])[0]

@@ -1,0 +1,267 @@
+"""A perfect model: BFCL's ground truth as an engine inside our own server, to measure what the path itself costs.
+
+``serve.engine: eval.oracle:Oracle`` with ``serve.engine_args: {categories: [...], mode: truth|wrong}``. One category a
+run: some entries of different categories ask the same and want different answers. Answers are natural: the first
+acceptable value that the tool's schema allows, Java and JavaScript values as literals, all calls of a turn at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.checker import satisfies
+from eval.sample import BfclData
+from octupus.config import ServeSection
+from octupus.errors import ConfigError
+from octupus.wire import CallGrammar, Conversation, Message, Tool, ToolCall, Wire
+
+Calls = list[tuple[str, dict[str, Any]]]
+DONE, CANNOT = "Done.", "None of the available functions can help with this."
+DEFAULTS = {"string": "x", "integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a perfect model does in one entry: calls by turn, and the text where a turn has none."""
+
+    tools: list[dict[str, Any]]
+    systems: list[str]
+    users: list[str]
+    turn_lengths: list[int]
+    calls: list[Calls]
+    text: str
+
+
+class Truth:
+    """Finds the entry that a request belongs to and what it wants."""
+
+    def __init__(self, data: BfclData, categories: Sequence[str]) -> None:
+        truths = {row["id"]: row["truth"] for row in data.rows("truth") if row["category"] in categories}
+        originals = {row["tool"]["function"]["name"]: row["original"] for row in data.rows("tools") if row["original"]}
+        self.by_opening: dict[str, list[Planned]] = defaultdict(list)
+        for question in data.questions(categories):
+            spoken = [m for m in question.turns[0] if m["role"] != "system"]
+            calls, text = _wanted(question.category, question.tools, truths.get(question.id), originals)
+            self.by_opening[_opening([(m["role"], m["content"]) for m in spoken])].append(
+                Planned(
+                    tools=question.tools,
+                    systems=[m["content"] for m in question.turns[0] if m["role"] == "system"],
+                    users=[m["content"] for turn in question.turns for m in turn if m["role"] == "user"],
+                    turn_lengths=[max(1, sum(m["role"] != "system" for m in turn)) for turn in question.turns],
+                    calls=calls,
+                    text=text,
+                )
+            )
+
+    def answer(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> tuple[Calls, str]:
+        """Calls, or none and a text.
+
+        Raises:
+            LookupError: no entry opens like this.
+        """
+        spoken = [m for m in messages if m.role != "system"]
+        entry = self._find(spoken, [m.content for m in messages if m.role == "system"], tools)
+        users = sum(m.role == "user" for m in spoken)
+        turn, begun = 0, 0
+        for turn, length in enumerate(entry.turn_lengths):
+            begun += length
+            if begun >= users or len(entry.turn_lengths) == 1:
+                break
+        wanted = entry.calls[turn] if turn < len(entry.calls) else []
+        last = max(i for i, m in enumerate(spoken) if m.role == "user")
+        rest = wanted[sum(len(m.tool_calls) for m in spoken[last + 1 :]) :]
+        return rest, "" if rest else DONE if wanted else entry.text
+
+    def _find(self, spoken: Sequence[Message], systems: Sequence[str], tools: Sequence[Mapping[str, Any]]) -> Planned:
+        said = [(m.role, m.content) for m in spoken]
+        found = [e for n in range(len(said), 0, -1) for e in self.by_opening.get(_opening(said[:n]), ())]
+        if not found:
+            raise LookupError(f"no BFCL entry opens with {said[0][1][:80]!r}")
+        users = [m.content for m in spoken if m.role == "user"]
+        offered = json.dumps(tools, sort_keys=True)
+        tests = (
+            lambda e: {t["function"]["name"] for t in tools} <= {t["function"]["name"] for t in e.tools},
+            lambda e: e.users[: len(users)] == users or len(e.turn_lengths) != len(e.users),
+            lambda e: json.dumps(e.tools, sort_keys=True) == offered,
+            lambda e: e.systems == list(systems),
+        )
+        for test in tests:
+            found = [e for e in found if test(e)] or found
+        return found[0]
+
+
+def _opening(said: Sequence[tuple[str, str]]) -> str:
+    return json.dumps(list(map(list, said)))
+
+
+def _wanted(
+    category: str, tools: Sequence[Mapping[str, Any]], truth: Any, originals: Mapping[str, Any]
+) -> tuple[list[Calls], str]:
+    if category == "live_relevance":
+        return [[_any_call(tools[0]["function"])]], ""
+    if "irrelevance" in category:
+        return [[]], CANNOT
+    if category.startswith(("memory", "web_search")):
+        return [[]], str({"answer": truth[0], "context": "oracle"}) if truth else "Noted."
+    functions = {tool["function"]["name"]: tool["function"] for tool in tools}
+    if category.startswith("multi_turn"):
+        return [[_read_call(text, functions) for text in turn] for turn in truth], CANNOT
+    language = category.removeprefix("simple_") if category in ("simple_java", "simple_javascript") else "python"
+    return [[_natural_call(call, functions, originals, language) for call in truth]], ""
+
+
+def _any_call(function: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    parameters = function["parameters"]
+    kinds = {name: parameters["properties"][name]["type"] for name in parameters.get("required", [])}
+    return function["name"], {name: DEFAULTS[kind] for name, kind in kinds.items()}
+
+
+def _read_call(text: str, functions: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """``cd(folder='a')`` as a call; positional arguments take the schema's names in their order."""
+    node = ast.parse(text.strip(), mode="eval").body
+    assert isinstance(node, ast.Call), text
+    name = ast.unparse(node.func)
+    names = list(functions[name]["parameters"]["properties"]) if node.args else []
+    pairs = [*zip(names, node.args, strict=False), *((str(k.arg), k.value) for k in node.keywords)]
+    return name, {key: ast.literal_eval(value) for key, value in pairs}
+
+
+def _natural_call(
+    truth: Mapping[str, Any], functions: Mapping[str, Any], originals: Mapping[str, Any], language: str
+) -> tuple[str, dict[str, Any]]:
+    ((dotted, wanted),) = truth.items()
+    name = dotted.replace(".", "_")
+    parameters = functions[name]["parameters"]
+    arguments = {}
+    for key, alternatives in wanted.items():
+        schema = parameters["properties"].get(key)
+        values = [_unwrap(a) for a in (alternatives if isinstance(alternatives, list) else [alternatives]) if a != ""]
+        if language != "python" and schema is not None:
+            kind = originals[name]["parameters"]["properties"][key]
+            spell = _java if language == "java" else _javascript
+            values = [spell(v, kind["type"], (kind.get("items") or {}).get("type")) for v in values]
+        elif schema is not None:
+            values = [_cased(v, schema) for v in values]
+        legal = [v for v in values if schema is None or satisfies(v, schema)]
+        optional = "" in alternatives and (schema is None or key not in parameters.get("required", []))
+        if legal and not (optional and schema is None):
+            arguments[key] = legal[0]
+        elif values and not optional:
+            arguments[key] = values[0]
+    return name, arguments
+
+
+def _unwrap(value: Any) -> Any:
+    """Inside an acceptable value, each key of an object holds a list of alternatives of its own."""
+    if isinstance(value, dict):
+        firsts = {k: next((a for a in v if a != ""), None) if isinstance(v, list) else v for k, v in value.items()}
+        kept = {k: v for k, v in firsts.items() if v is not None or not isinstance(value[k], list)}
+        return {k: _unwrap(v) for k, v in kept.items()}
+    return [_unwrap(v) for v in value] if isinstance(value, list) else value
+
+
+def _cased(value: Any, schema: Mapping[str, Any]) -> Any:
+    """The harness compares without case; the schema's enum does not."""
+    same = [c for c in schema.get("enum", ()) if isinstance(c, str) and c.lower() == str(value).lower()]
+    return same[0] if same and isinstance(value, str) else value
+
+
+def _java(value: Any, kind: str, inner: str | None = None) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return f"{value}{ {'long': 'L', 'float': 'f'}.get(kind, '') }"
+    if isinstance(value, list):
+        quote = "'" if inner == "char" else '"'
+        parts = ", ".join(f"{quote}{v}{quote}" if isinstance(v, str) else _java(v, inner or "any") for v in value)
+        if kind == "ArrayList":
+            return f"new ArrayList<>(Arrays.asList({parts}))" if value else "new ArrayList<>()"
+        names = {"String": "String", "integer": "int", "any": "Object"}
+        return f"new {names.get(inner or '', inner or 'Object')}[]{{{parts}}}"
+    if isinstance(value, dict):
+        puts = " ".join(
+            f'put("{k}", {json.dumps(v, ensure_ascii=False) if isinstance(v, str) else _java(v, "any")});'
+            for k, v in value.items()
+        )
+        return f"new HashMap<String, Object>() {{{{ {puts} }}}}"
+    return str(value)
+
+
+def _javascript(value: Any, kind: str | None, inner: str | None = None, top: bool = True) -> str:
+    if isinstance(value, str):
+        return value if top else f'"{value}"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return f"{value}n" if kind == "Bigint" else str(value)
+    if isinstance(value, list):
+        return f"[{', '.join(_javascript(v, inner, None, False) for v in value)}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f'"{k}": {_javascript(v, None, None, False)}' for k, v in value.items()) + "}"
+    return str(value)
+
+
+def spoil(calls: Calls, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[Calls, str]:
+    """The deliberately wrong model: one call too few, or a call where none fits."""
+    if calls:
+        return calls[:-1], "" if calls[:-1] else DONE
+    return ([_any_call(tools[0]["function"])], "") if tools and text == CANNOT else ([], "I do not know.")
+
+
+class Oracle:
+    """The engine; see octupus/serve/engines.py for the protocol. Stands on no model, so it answers at once."""
+
+    def __init__(self, model_dir: Path, wire: Wire, section: ServeSection) -> None:
+        options = {"categories": None, "mode": "truth", **section.engine_args}
+        if not options["categories"] or options["mode"] not in ("truth", "wrong"):
+            raise ConfigError(
+                "eval.oracle:Oracle needs serve.engine_args: {categories: [simple_python], mode: truth|wrong}"
+            )
+        self.wire, self.wrong = wire, options["mode"] == "wrong"
+        self.truth = Truth(BfclData.ready(), options["categories"])
+
+    async def generate(
+        self, request_id: str, prompt_ids: list[int], grammar: CallGrammar | None, sampling: Any
+    ) -> AsyncIterator[tuple[list[int], str | None]]:
+        """The answer's ids in pieces of eight; a request of no entry gets a text that says so."""
+        for ids, reason in self._pieces(self.wire.parse(prompt_ids), sampling.max_tokens):
+            yield ids, reason
+
+    def _pieces(self, asked: Conversation, limit: int) -> Iterator[tuple[list[int], str | None]]:
+        tools = [tool.raw for tool in asked.tools]
+        try:
+            calls, text = self.truth.answer(asked.messages, tools)
+        except LookupError as error:
+            calls, text = [], str(error)
+        if self.wrong:
+            calls, text = spoil(calls, text, tools)
+        ids = self.ids_of(asked.tools, calls, text)
+        stop = "stop" if len(ids) <= limit else "length"
+        ids = ids[:limit]
+        for start in range(0, len(ids), 8):
+            yield ids[start : start + 8], stop if start + 8 >= len(ids) else None
+
+    def ids_of(self, tools: Sequence[Tool], calls: Calls, text: str) -> list[int]:
+        """An assistant turn as the wire writes it."""
+        reply = Message(
+            role="assistant",
+            content=text,
+            tool_calls=tuple(ToolCall(name=name, arguments=arguments) for name, arguments in calls),
+        )
+        conversation = Conversation(messages=(Message(role="user", content="?"), reply), tools=tuple(tools))
+        ((_, ids),) = self.wire.turns(self.wire.render(conversation))
+        return ids
+
+    async def abort(self, request_id: str) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None
