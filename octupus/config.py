@@ -134,6 +134,8 @@ class TrainSection(Section):
     deepspeed: DeepSpeedSection = DeepSpeedSection()
     checkpoint_every: int = Field(default=200, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)
+    max_bad_steps: int = Field(default=5, gt=0)
+    """Steps whose loss or gradient is not finite are left out; at this many the stage stops."""
     seed: int = 0
 
     @property
@@ -173,6 +175,10 @@ class ServeSection(Section):
     default_max_tokens: int = Field(default=2048, gt=0)
     max_concurrency: int = Field(default=256, gt=0)
     ready_timeout_s: float = Field(default=600, gt=0)
+    request_timeout_s: float = Field(default=600, gt=0)
+    drain_s: float = Field(default=30, ge=0)
+    """How long requests may go on after SIGTERM or SIGUSR2."""
+    max_body_mb: float = Field(default=16, gt=0)
     api_key_file: str | None = None
     model_names: Literal["any", "strict"] = "any"
     constraint: ConstraintSection = ConstraintSection()

@@ -1,0 +1,160 @@
+"""Items of a stream as OpenAI writes them: chunks of server-sent events, or one chat completion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from json.encoder import encode_basestring as quoted
+from typing import Any
+
+from octupus.serve.engines import TokenLogprobs
+from octupus.serve.stream import CallOpened, Finish, Item, Logprobs
+from octupus.wire import ArgumentsDelta, ContentDelta
+
+DONE = b"data: [DONE]\n\n"
+TokenText = Callable[[int], bytes | None]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What every piece of one answer says about itself."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+
+
+def usage(prompt: int, completion: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def event(value: Any) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def logprob_entry(token: TokenLogprobs, token_text: TokenText) -> dict[str, Any]:
+    def one(id: int, logprob: float) -> dict[str, Any]:
+        data = token_text(id) or b""
+        return {"token": data.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(data)}
+
+    return {**one(token.id, token.logprob), "top_logprobs": [one(id, value) for id, value in token.top.items()]}
+
+
+class Chunks:
+    """Encodes items as ``chat.completion.chunk`` events. Built from strings: this runs once a token."""
+
+    def __init__(self, identity: Identity, include_usage: bool, token_text: TokenText) -> None:
+        head = (
+            f'data: {{"id":{quoted(identity.id)},"object":"chat.completion.chunk","created":{identity.created},'
+            f'"model":{quoted(identity.model)},"system_fingerprint":{quoted(identity.fingerprint)},"choices":['
+        )
+        self._head = head + '{"index":'
+        self._tail = ',"usage":null}\n\n' if include_usage else "}\n\n"
+        self._usage_head = head
+        self._token_text = token_text
+        self._begun: set[int] = set()
+        self._logprobs: dict[int, list[TokenLogprobs]] = {}
+        self.completion_tokens = 0
+
+    def encode(self, choice: int, items: Sequence[Item]) -> bytes:
+        """The chunks of one choice's items; the first ones say who speaks."""
+        parts: list[str] = []
+        if choice not in self._begun:
+            self._begun.add(choice)
+            content = "null" if items and isinstance(items[0], CallOpened) else '""'
+            parts.append(self._chunk(choice, f'{{"role":"assistant","content":{content},"refusal":null}}'))
+        for item in items:
+            if isinstance(item, ContentDelta):
+                parts.append(self._chunk(choice, f'{{"content":{quoted(item.text)}}}'))
+            elif isinstance(item, ArgumentsDelta):
+                function = f'{{"arguments":{quoted(item.text)}}}'
+                parts.append(self._chunk(choice, f'{{"tool_calls":[{{"index":{item.index},"function":{function}}}]}}'))
+            elif isinstance(item, CallOpened):
+                call = f'"index":{item.index},"id":{quoted(item.id)},"type":"function"'
+                function = f'{{"name":{quoted(item.name)},"arguments":""}}'
+                parts.append(self._chunk(choice, f'{{"tool_calls":[{{{call},"function":{function}}}]}}'))
+            elif isinstance(item, Logprobs):
+                self._logprobs.setdefault(choice, []).extend(item.entries)
+            else:
+                self.completion_tokens += item.tokens
+                cut = item.incomplete
+                delta = "{}" if cut is None else f'{{"tool_calls":[{{"index":{cut},"incomplete":true}}]}}'
+                parts.append(self._chunk(choice, delta, f'"{item.reason}"'))
+        return "".join(parts).encode()
+
+    def _chunk(self, choice: int, delta: str, finish: str = "null") -> str:
+        waiting = self._logprobs.pop(choice, None)
+        logprobs = "null"
+        if waiting:
+            entries = [logprob_entry(entry, self._token_text) for entry in waiting]
+            logprobs = json.dumps({"content": entries, "refusal": None}, ensure_ascii=False)
+        return f'{self._head}{choice},"delta":{delta},"logprobs":{logprobs},"finish_reason":{finish}}}]{self._tail}'
+
+    def usage(self, prompt_tokens: int) -> bytes:
+        """The last chunk, without choices."""
+        value = json.dumps(usage(prompt_tokens, self.completion_tokens), separators=(",", ":"))
+        return f'{self._usage_head}],"usage":{value}}}\n\n'.encode()
+
+
+@dataclass
+class _Choice:
+    content: list[str] | None = None
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish: Finish | None = None
+
+
+class Completion:
+    """Gathers the same items into one ``chat.completion``."""
+
+    def __init__(self, identity: Identity, n: int, token_text: TokenText) -> None:
+        self._identity, self._token_text = identity, token_text
+        self._choices = [_Choice() for _ in range(n)]
+
+    def add(self, choice: int, items: Sequence[Item]) -> None:
+        into = self._choices[choice]
+        for item in items:
+            if isinstance(item, ContentDelta):
+                into.content = into.content or []
+                into.content.append(item.text)
+            elif isinstance(item, ArgumentsDelta):
+                into.calls[item.index]["function"]["arguments"].append(item.text)
+            elif isinstance(item, CallOpened):
+                function = {"name": item.name, "arguments": []}
+                into.calls.append({"id": item.id, "type": "function", "function": function})
+            elif isinstance(item, Logprobs):
+                into.logprobs.extend(item.entries)
+            else:
+                into.finish = item
+
+    def value(self, prompt_tokens: int) -> dict[str, Any]:
+        i = self._identity
+        completion_tokens = sum(c.finish.tokens for c in self._choices if c.finish is not None)
+        return {
+            "id": i.id,
+            "object": "chat.completion",
+            "created": i.created,
+            "model": i.model,
+            "choices": [self._choice(index, choice) for index, choice in enumerate(self._choices)],
+            "usage": usage(prompt_tokens, completion_tokens),
+            "system_fingerprint": i.fingerprint,
+        }
+
+    def _choice(self, index: int, choice: _Choice) -> dict[str, Any]:
+        assert choice.finish is not None
+        content = "".join(choice.content) if choice.content is not None else None if choice.calls else ""
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        for call in choice.calls:
+            call["function"]["arguments"] = "".join(call["function"]["arguments"])
+        if choice.finish.incomplete is not None:
+            choice.calls[choice.finish.incomplete]["incomplete"] = True
+        if choice.calls:  # absent rather than empty: clients read an empty list as "it called tools"
+            message["tool_calls"] = choice.calls
+        logprobs = None
+        if choice.logprobs:
+            entries = [logprob_entry(entry, self._token_text) for entry in choice.logprobs]
+            logprobs = {"content": entries, "refusal": None}
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish.reason}

@@ -1,0 +1,119 @@
+"""The HTTP application, and :func:`run`, which serves a checkpoint until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from octupus.config import Recipe
+from octupus.errors import OctupusError
+from octupus.runs import Run
+from octupus.serve import chat
+from octupus.serve.chat import REQUEST_ID, as_api_error
+from octupus.serve.engines import Engine, EngineFactory
+from octupus.serve.errors import ApiError
+from octupus.serve.operate import Publication, serve
+from octupus.serve.service import SERVICE, Service, Settings
+from octupus.wire import Wire
+from octupus.wire.tokenizer import Tokenizer
+
+ACCESS = logging.getLogger("octupus.serve.access")
+OPEN_PATHS = ("/health", "/ready")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def build_app(engine: Engine | EngineFactory, wire: Wire, tokenizer: Tokenizer, settings: Settings) -> web.Application:
+    """The application around an engine, or around a function that makes one (called in a thread; the app answers 503 until then)."""
+    factory: EngineFactory = engine if callable(engine) else lambda: engine
+    limit = int(settings.section.max_body_mb * 2**20)
+    app = web.Application(middlewares=[_outer, _authorised], client_max_size=limit)
+
+    async def life(app: web.Application) -> AsyncIterator[None]:
+        service = app[SERVICE] = Service(factory, wire, tokenizer, settings)
+        starting = asyncio.create_task(service.start())
+        yield
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        await service.stop()
+
+    app.cleanup_ctx.append(life)
+    for prefix in ("", "/v1"):
+        app.router.add_post(f"{prefix}/chat/completions", chat.chat)
+        app.router.add_get(f"{prefix}/models", chat.models)
+        app.router.add_get(f"{prefix}/models/{{model:.+}}", chat.model)
+    app.router.add_get("/health", chat.health)
+    app.router.add_get("/ready", chat.ready)
+    return app
+
+
+@web.middleware
+async def _outer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A request id on everything, OpenAI's shape on every error, one access line a request."""
+    given = request.headers.get("X-Request-Id", "")
+    request[REQUEST_ID] = (
+        given if given.isascii() and given.isprintable() and 0 < len(given) <= 128 else secrets.token_hex(8)
+    )
+    began, status = time.monotonic(), 499  # nginx's word for: the client left first
+    try:
+        try:
+            response = await handler(request)
+        except OctupusError as error:
+            refused = as_api_error(error)
+            response = web.json_response(refused.body(), status=refused.status, headers=refused.headers())
+        except web.HTTPException as error:
+            refused = ApiError(
+                _http_message(error, request), status=error.status, code=error.reason.lower().replace(" ", "_")
+            )
+            response = web.json_response(refused.body(), status=error.status)
+        status = response.status
+        if not response.prepared:
+            response.headers["X-Request-Id"] = request[REQUEST_ID]
+        return response
+    finally:
+        line = {"id": request[REQUEST_ID], "method": request.method, "path": request.path, "status": status}
+        ACCESS.info(json.dumps({**line, "ms": round((time.monotonic() - began) * 1000)}))
+
+
+def _http_message(error: web.HTTPException, request: web.Request) -> str:
+    if error.status == 404:
+        return f"no route {request.path}; there are /v1/chat/completions, /v1/models, /health and /ready"
+    if error.status == 413:
+        return "the body is larger than serve.max_body_mb allows"
+    return f"{error.reason} ({request.method} {request.path})"
+
+
+@web.middleware
+async def _authorised(request: web.Request, handler: Handler) -> web.StreamResponse:
+    keys = request.app[SERVICE].settings.keys
+    if keys and request.path not in OPEN_PATHS:
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+        if not any([hmac.compare_digest(given, key.encode()) for key in keys]):  # a list: every key is compared
+            raise ApiError("no valid API key; send Authorization: Bearer KEY", status=401, code="invalid_api_key")
+    return await handler(request)
+
+
+def run(recipe: Recipe, run: Run, model_dir: Path, replica: str = "0") -> None:
+    """Serve a run's checkpoint until SIGTERM, SIGINT or SIGUSR2; the endpoint is published while the server is ready.
+
+    Raises:
+        ConfigError: the port is in use, a file is missing. JobError: the engine did not start, or died.
+    """
+    serve(
+        build_app,
+        recipe.serve,
+        model_dir,
+        dialect=recipe.wire.dialect,
+        system=recipe.wire.system,
+        name=f"{recipe.name}",
+        publication=Publication(run, replica),
+    )

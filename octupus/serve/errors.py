@@ -1,0 +1,42 @@
+"""Errors as OpenAI's clients expect them: a status, and ``{"error": {"message", "type", "param", "code"}}``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from octupus.errors import OctupusError
+
+TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
+
+
+class ApiError(OctupusError):
+    """A request that gets an error answer.
+
+    Args:
+        message: what is wrong, where, and what to do.
+        status: the HTTP status.
+        param: the field at fault, for instance ``messages[0].content``.
+        code: a short, stable word for programs.
+        retry_after_s: when to come back.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.status, self.param, self.code = message, status, param, code
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def headers(self) -> Mapping[str, str]:
+        return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}

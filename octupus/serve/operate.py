@@ -1,0 +1,228 @@
+"""A server as a process: socket, signals, publication with a heartbeat, drain, and no process left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from octupus.config import ServeSection
+from octupus.errors import ConfigError, JobError
+from octupus.runs import Endpoint, Run, this_host
+from octupus.serve.engines import Engine, factory
+from octupus.serve.processes import Brood
+from octupus.serve.service import SERVICE, Service, Settings
+from octupus.tokenizer import load_wire
+
+HEARTBEAT_S = 5.0
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where the endpoint is made known."""
+
+    run: Run
+    replica: str = "0"
+
+
+def serve(
+    build_app: Callable[..., web.Application],
+    section: ServeSection,
+    model_dir: Path,
+    *,
+    dialect: str | None = None,
+    system: str | None = None,
+    name: str | None = None,
+    publication: Publication | None = None,
+) -> None:
+    """Serve ``model_dir`` until a signal; see :func:`octupus.serve.app.run`."""
+    # Both first: neither a taken port nor a wrong folder should cost the loading of a model.
+    listening = listen(section.host, section.port)
+    with listening:
+        check_model(model_dir)
+        wire, tokenizer = load_wire(model_dir, dialect, system)
+        settings = Settings(
+            section=section,
+            model=name or model_dir.name,
+            canary=":" not in section.engine,
+            keys=read_keys(section.api_key_file),
+        )
+        make_engine, brood = factory(section.engine, model_dir, wire, section), Brood()
+
+        def made() -> Engine:
+            with brood.marked():
+                return make_engine()
+
+        app = build_app(made, wire, tokenizer, settings)
+        logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+        try:
+            asyncio.run(_serve(app, listening, section, publication, brood))
+        finally:
+            brood.end(grace_s=10.0)
+
+
+async def _serve(
+    app: web.Application,
+    listening: socket.socket,
+    section: ServeSection,
+    publication: Publication | None,
+    brood: Brood,
+) -> None:
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    stop = asyncio.Event()
+    with _signals(stop):
+        await runner.setup()
+        service = app[SERVICE]
+        published = _Published(publication, service, url_of(section.host, listening))
+        try:
+            await web.SockSite(runner, listening, backlog=2048).start()
+            print(f"loading; {published.url}/ready tells when requests are taken", flush=True)
+            await _until_not("loading", service, stop, section.ready_timeout_s)
+            if service.status == "ready":
+                print(f"ready: {published.url}/v1 serves {service.settings.model}", flush=True)
+                with published:
+                    await _until_not("ready", service, stop, None)
+                    if stop.is_set():
+                        print(f"draining {service.at_work} requests, at most {section.drain_s:g} s", flush=True)
+            if service.status == "ready":
+                await service.drain(section.drain_s)
+            if service.status == "failed":
+                raise JobError(f"the server ended: {service.reason}")
+        finally:
+            if service.engine is None:
+                brood.end(grace_s=0.0)  # the thread that loads the engine returns once its processes are gone
+            await runner.cleanup()
+
+
+async def _until_not(status: str, service: Service, stop: asyncio.Event, timeout_s: float | None) -> None:
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        async with asyncio.timeout(timeout_s):
+            while service.status == status and not stop.is_set():
+                changed = asyncio.create_task(service.changed.wait())
+                await asyncio.wait({stopping, changed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+    except TimeoutError:
+        service.fail(f"not ready after {timeout_s:g} s (serve.ready_timeout_s)")
+    finally:
+        stopping.cancel()
+
+
+class _Published:
+    """The endpoint's file, kept fresh by a thread while the server is ready: a busy event loop must not look dead."""
+
+    def __init__(self, publication: Publication | None, service: Service, url: str) -> None:
+        self.publication, self.service, self.url = publication, service, url
+        self._instance = secrets.token_hex(8)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="endpoint-heartbeat", daemon=True)
+
+    def __enter__(self) -> None:
+        if self.publication is not None:
+            self._publish(self.publication)
+            self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        if self.publication is not None:
+            self._thread.join()
+            mine = self.publication.run.endpoints().get(self.publication.replica)
+            if mine is None or mine.instance == self._instance:
+                self.publication.run.withdraw_endpoint(self.publication.replica)
+
+    def _beat(self) -> None:
+        while not self._over.wait(HEARTBEAT_S):
+            assert self.publication is not None
+            self._publish(self.publication)
+
+    def _publish(self, publication: Publication) -> None:
+        endpoint = Endpoint(
+            url=self.url,
+            model=self.service.settings.model,
+            job_id=os.environ.get("SLURM_JOB_ID", ""),
+            instance=self._instance,
+            heartbeat_at=time.time(),
+            fingerprint=self.service.wire.fingerprint,
+        )
+        publication.run.publish_endpoint(publication.replica, endpoint)
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    """Signals end the server gently while this lasts; only the main thread can have them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    for number in STOPPING:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes any free one.
+
+    Raises:
+        ConfigError: the address is taken or not ours.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another port (--port, or serve.port in the recipe), or 0 for any free one"
+        ) from error
+
+
+def url_of(host: str, listening: socket.socket) -> str:
+    """The address for other machines, without a path."""
+    everywhere = host in ("0.0.0.0", "::", "")
+    name = this_host() if everywhere else f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listening.getsockname()[1]}"
+
+
+def check_model(folder: Path) -> None:
+    """Raises:
+    ConfigError: nothing there that an engine could load.
+    """
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{folder} holds no model (no config.json); name a checkpoint's folder, such as runs/demo/stage2/export"
+        )
+
+
+def read_keys(path: str | None) -> tuple[str, ...]:
+    """API keys, one a line, from a file that only its owner can read; and ``OCTUPUS_API_KEY``.
+
+    Raises:
+        ConfigError: no such file, or others can read it.
+    """
+    keys = [os.environ.get("OCTUPUS_API_KEY", "")]
+    if path is not None:
+        file = Path(path)
+        if not file.is_file():
+            raise ConfigError(f"serve.api_key_file: {path} does not exist")
+        if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ConfigError(f"serve.api_key_file: others can read {path}; run: chmod 600 {path}")
+        keys += file.read_text(encoding="utf-8").splitlines()
+    return tuple(key.strip() for key in keys if key.strip())

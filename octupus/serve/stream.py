@@ -1,0 +1,263 @@
+"""One stream for every answer: engine ids -> wire parser -> events. Streaming encodes the events, the rest drains the same ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from octupus.constrain import validate
+from octupus.errors import WireError
+from octupus.serve.engines import Engine, Sampling, TokenLogprobs
+from octupus.serve.errors import ApiError
+from octupus.wire import ArgumentsDelta, CallEnd, CallGrammar, CallStart, ContentDelta, TurnEnd, Wire
+
+
+@dataclass(frozen=True, slots=True)
+class CallOpened:
+    """A call with the id under which its result will come back."""
+
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Of the content's tokens since the last ones."""
+
+    entries: tuple[TokenLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The last item of a choice. ``incomplete`` is the index of a call that was cut."""
+
+    reason: str
+    tokens: int
+    incomplete: int | None = None
+
+
+Item = ContentDelta | CallOpened | ArgumentsDelta | Logprobs | Finish
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one choice is made from. Arguments of ``buffered`` functions leave only whole and validated."""
+
+    wire: Wire
+    request_id: str
+    prompt_ids: list[int]
+    grammar: CallGrammar
+    sampling: Sampling
+    stops: Sequence[str] = ()
+    named: bool = False
+    buffered: Collection[str] = ()
+
+
+class StopMatcher:
+    """Finds the first stop string in a text that comes in pieces; holds back what may become one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops, self._held = stops, ""
+        self.hit = False
+
+    def feed(self, text: str) -> str:
+        """What can leave now; after a hit, what stood before it."""
+        text = self._held + text
+        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            self.hit, self._held = True, ""
+            return text[: min(found)]
+        keep = 0
+        for stop in self._stops:
+            size = min(len(stop) - 1, len(text))
+            while size > keep and not text.endswith(stop[:size]):
+                size -= 1
+            keep = max(keep, size)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def rest(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+
+class Turn:
+    """One choice: wire events in, items out, every finished call validated."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.parser = job.wire.parser(job.grammar)
+        self.tokens = 0
+        self.schemas = {f.name: f.parameters for f in job.grammar.functions}
+        self.names: list[str] = []
+        self.arguments: list[list[str]] = []
+        self.open = False
+        self.stop = StopMatcher(job.stops) if job.stops else None
+        self._waiting: list[Item] = []
+
+    async def items(self, ids: Sequence[int]) -> list[Item]:
+        self.tokens += len(ids)
+        return await self._items(self.parser.feed(ids))
+
+    async def _items(self, events: Sequence[Any]) -> list[Item]:
+        out: list[Item] = []
+        for event in events:
+            if isinstance(event, ContentDelta):
+                text = self.stop.feed(event.text) if self.stop else event.text
+                if text:
+                    out.append(event if text is event.text else ContentDelta(text))
+                if self.stop and self.stop.hit:
+                    break
+            elif isinstance(event, ArgumentsDelta):
+                self.arguments[event.index].append(event.text)
+                (self._waiting or out).append(event)
+            elif isinstance(event, CallStart):
+                out += self._held_content()
+                self.names.append(event.name)
+                self.arguments.append([])
+                self.open = True
+                opened = CallOpened(event.index, f"call_{secrets.token_hex(12)}", event.name)
+                (self._waiting if event.name in self.job.buffered else out).append(opened)
+            elif isinstance(event, CallEnd):
+                self.open = False
+                problem = await self._problem(event.index)
+                if problem:
+                    raise ApiError(
+                        f"the model's call of {self.names[event.index]!r} broke its schema where nothing could be "
+                        f"enforced ({problem}); simplify the schema, or ask again",
+                        status=422,
+                        code="invalid_tool_call",
+                    )
+                out += self._waiting
+                self._waiting = []
+            elif isinstance(event, TurnEnd):
+                out += self._held_content()
+        return out
+
+    def _held_content(self) -> list[Item]:
+        held = self.stop.rest() if self.stop else ""
+        return [ContentDelta(held)] if held else []
+
+    async def _problem(self, index: int) -> str | None:
+        """What keeps this call from being legal. In a thread: neither schema nor arguments are ours."""
+        text = "".join(self.arguments[index])
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            return f"no JSON: {error}"
+        if not isinstance(value, dict):
+            return "no JSON object"
+        problems = await asyncio.to_thread(validate, self.schemas[self.names[index]], value)
+        return problems[0] if problems else None
+
+    async def finish(self, reason: str | None) -> list[Item]:
+        """The last items. A turn that ended by itself is named as OpenAI does; one that was cut says which call it cut."""
+        if reason == "stop" and not self.parser.ended and not (self.stop and self.stop.hit):
+            out = await self._items(self.parser.feed([self.job.wire.end_id]))
+            return [*out, self._ended()]
+        if self.parser.ended or (self.stop and self.stop.hit):
+            return [self._ended()]
+        if reason != "length":
+            raise ApiError(f"the engine ended the request early ({reason}); ask again", status=503, retry_after_s=1)
+        out = await self._items(self.parser.finish()) + self._held_content() + self._waiting
+        cut = None
+        if self.open and await self._problem(len(self.names) - 1):
+            cut = len(self.names) - 1
+        return [*out, Finish("length", self.tokens, cut)]
+
+    def _ended(self) -> Finish:
+        return Finish("tool_calls" if self.names and not self.job.named else "stop", self.tokens)
+
+
+async def run_turn(engine: Engine, job: Job) -> AsyncGenerator[list[Item], None]:
+    """One choice's items, a list for each step of the engine; the last one is a Finish. Closing this ends the engine's work.
+
+    Raises:
+        ApiError: an answer that must not leave. RequestFailed, EngineDied: as the engine.
+    """
+    turn = Turn(job)
+    finish: str | None = None
+    out: list[Item] = []
+    try:
+        async with aclosing(_closable(engine, job)) as steps:
+            async for step in steps:
+                finish = step[1]
+                if len(step) > 2 and step[2]:
+                    out = await _with_logprobs(turn, step[0], step[2])
+                else:
+                    out = await turn.items(step[0])
+                if finish is not None or (turn.stop and turn.stop.hit):
+                    break
+                if out:
+                    yield out
+                    out = []
+        yield [*out, *await turn.finish(finish)]
+    except WireError as error:
+        raise ApiError(
+            f"the engine wrote what is no turn of this wire format ({error})", status=500, code="illegal_turn"
+        ) from error
+
+
+async def _closable(engine: Engine, job: Job) -> AsyncGenerator[Any, None]:
+    """The engine's iterator, with an abort behind it however it is left."""
+    done = False
+    try:
+        async for step in engine.generate(job.request_id, job.prompt_ids, job.grammar, job.sampling):
+            done = step[1] is not None
+            yield step
+    finally:
+        if not done:
+            await engine.abort(job.request_id)
+
+
+async def _with_logprobs(turn: Turn, ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> list[Item]:
+    """Token by token, so that each content token's probabilities leave with its text."""
+    out: list[Item] = []
+    for id, entry in zip(ids, logprobs, strict=True):
+        if not turn.names and turn.job.wire.tokenizer.token_bytes(id) is not None:
+            out.append(Logprobs((entry,)))
+        out += await turn.items([id])
+    return out
+
+
+async def merged(engine: Engine, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, list[Item]], None]:
+    """The items of all choices as they come, each with its choice's index."""
+    if len(jobs) == 1:
+        async with aclosing(run_turn(engine, jobs[0])) as turn:
+            async for items in turn:
+                yield 0, items
+        return
+    queue: asyncio.Queue[tuple[int, list[Item]] | BaseException | None] = asyncio.Queue(maxsize=64)
+
+    async def pump(index: int, job: Job) -> None:
+        try:
+            async with aclosing(run_turn(engine, job)) as turn:
+                async for items in turn:
+                    await queue.put((index, items))
+            await queue.put(None)
+        except Exception as error:
+            await queue.put(error)
+
+    tasks = [asyncio.create_task(pump(i, job)) for i, job in enumerate(jobs)]
+    try:
+        left = len(tasks)
+        while left:
+            item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                left -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
