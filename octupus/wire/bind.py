@@ -1,76 +1,101 @@
-"""A dialect bound to a tokenizer: fixed strings cut into ids and text, once, when a wire is made."""
+"""A dialect bound to a tokenizer.
+
+Inside wire/ a conversation is MARKED text: each added token is one lone surrogate, a character that no well-formed text
+holds (:func:`plain` refuses text that does). So one string carries both, and text can never be taken for a token.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from octupus.errors import WireError
 from octupus.wire.dialect import Dialect
-from octupus.wire.grammar import Frame
+from octupus.wire.messages import Frozen
 from octupus.wire.tokenizer import Tokenizer
 
-Pieces = tuple[int | str, ...]
-"""A fixed string: token ids, and the text between them."""
+MARK = re.compile("([\ud800-\udfff])")
+
+
+def plain(text: str) -> str:
+    """``text`` if it is well-formed; raises UnicodeEncodeError on lone surrogates."""
+    if not text.isascii():
+        text.encode()
+    return text
 
 
 class Bound:
-    """The pieces of every fixed string of a dialect.
+    """Marks, and the dialect with marks for its tokens.
 
     Raises:
-        WireError: the tokenizer lacks a token that the dialect needs, or a delimiter that must be a token is text.
+        WireError: the tokenizer lacks a token that the dialect needs, or what must be a token is text.
     """
 
     def __init__(self, dialect: Dialect, tokenizer: Tokenizer) -> None:
         self.dialect, self.tokenizer = dialect, tokenizer
-        self._added = tokenizer.added_tokens
-        longest_first = sorted(filter(None, self._added), key=lambda t: (-len(t), t))
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+        added: Mapping[str, int] = tokenizer.added_tokens
+        if len(added) > 2048:
+            raise WireError(f"the tokenizer has {len(added)} added tokens; at most 2048 can be told apart")
+        self._marks = {text: chr(0xD800 + i) for i, text in enumerate(added)}
+        self.mark_of = {added[text]: mark for text, mark in self._marks.items()}
+        self._ids = {mark: id for id, mark in self.mark_of.items()}
+        longest_first = sorted(filter(None, added), key=len, reverse=True)
+        self._added = re.compile("|".join(map(re.escape, longest_first)))
         calls = dialect.calls
-        needed = [t.token for t in dialect.special_tokens]
-        needed += [t for t in (dialect.content, calls.open, calls.close, dialect.end) if t]
-        missing = [t for t in dict.fromkeys(needed) if t not in self._added]
+        needed = [t.token for t in dialect.special_tokens] + [dialect.content, calls.open, calls.close, dialect.end]
+        missing = [t for t in dict.fromkeys(needed) if t and t not in added]
         if missing:
             raise WireError(
                 f"the tokenizer lacks {', '.join(missing)}, which dialect {dialect.name!r} needs as added tokens; "
                 "run surgery on the base model first (make surgery, or python -m octupus.surgery --model X --out Y)"
             )
-        self.system_open, self.system_close = self.fixed(dialect.system.open), self.fixed(dialect.system.close)
-        self.user_open, self.user_close = self.fixed(dialect.user.open), self.fixed(dialect.user.close)
-        self.assistant, self.reply = self.fixed(dialect.assistant), self.fixed(dialect.reply)
-        self.after_end = self.fixed(dialect.after_end)
-        results = dialect.results
-        self.results_open, self.results_close = self.fixed(results.open), self.fixed(results.close)
-        self.each_open, self.each_close = self.fixed(results.each_open), self.fixed(results.each_close)
-        self.tools_close = self.fixed(dialect.tools.close)
-        opens = [self.system_open, self.user_open, self.assistant, self.results_open + self.each_open]
-        if not all(p and isinstance(p[0], int) for p in opens) or len(self.fixed(dialect.tools.open)) != 1:
-            raise WireError(f"dialect {dialect.name!r}: every turn must open with an added token of this tokenizer")
-        self.frame = Frame(
-            content=self._added[dialect.content] if dialect.content else None,
-            before_first_call=calls.after_content,
-            between_calls=calls.between,
-            call_open=self._added[calls.open],
-            before_name=calls.before_name,
-            separator=self._added.get(calls.separator, calls.separator),
-            after_arguments=calls.after_arguments,
-            call_close=self._added[calls.close] if calls.close else None,
-            end=self._added[dialect.end] if dialect.end else tokenizer.eos_id,
-        )
+        self.tokens: dict[str, int] = {}  # those that this dialect writes: the token table of the fingerprint
+        end = dialect.end or next(text for text, id in added.items() if id == tokenizer.eos_id)
+        d: Dialect = self._mark(dialect.model_copy(update={"end": end}))
+        self.marked = d
+        opens = (d.system.open, d.user.open, d.assistant, d.results.open + d.results.each_open)
+        if not all(MARK.match(o) for o in opens) or MARK.search(d.tools.after_text + d.tools.open):
+            raise WireError(f"dialect {dialect.name!r}: a turn must open with an added token of this tokenizer")
+        self.opens = "".join(o[0] for o in opens)
 
-    def fixed(self, text: str) -> Pieces:
-        """Leftmost, longest added tokens become ids, as in a chat template's output."""
-        pieces: list[int | str] = []
-        at = 0
-        for match in self._pattern.finditer(text):
-            pieces += [text[at : match.start()], self._added[match.group()]]
-            at = match.end()
-        return tuple(p for p in [*pieces, text[at:]] if p != "")
+    def _mark(self, value: Any) -> Any:
+        """Every fixed string with its tokens marked, leftmost and longest, as in a chat template's output."""
+        if isinstance(value, str):
+            self.tokens |= {text: self._ids[self._marks[text]] for text in self._added.findall(value)}
+            return self._added.sub(lambda match: self._marks[match.group()], value)
+        if isinstance(value, Frozen):
+            return value.model_copy(update={name: self._mark(inner) for name, inner in value})
+        return value
 
-    def strings(self) -> dict[str, int]:
-        """The added tokens that this dialect writes, the end of turn included."""
-        used = {
-            id for pieces in vars(self).values() if isinstance(pieces, tuple) for id in pieces if isinstance(id, int)
-        }
-        frame = (self.frame.content, self.frame.call_open, self.frame.separator, self.frame.call_close, self.frame.end)
-        used |= {id for id in frame if isinstance(id, int)}
-        return {text: id for text, id in self._added.items() if id in used}
+    def id(self, mark: str) -> int:
+        """The token that one mark stands for."""
+        return self._ids[mark]
+
+    def encode(self, marked: str) -> list[int]:
+        """Marked text to ids; the text between two tokens is encoded as one string."""
+        ids: list[int] = []
+        for at, part in enumerate(MARK.split(marked)):
+            if at % 2:
+                ids.append(self._ids[part])
+            elif part:
+                ids += self.tokenizer.encode(part)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids to marked text.
+
+        Raises:
+            WireError: an id that is neither text nor an added token.
+        """
+        parts: list[str] = []
+        run: list[int] = []
+        for id in ids:
+            if self.tokenizer.token_bytes(id) is not None:
+                run.append(id)
+                continue
+            if id not in self.mark_of:
+                raise WireError(f"id {id} is no token of this tokenizer")
+            parts += self.tokenizer.decode(run), self.mark_of[id]
+            run = []
+        return "".join([*parts, self.tokenizer.decode(run)])

@@ -1,4 +1,4 @@
-"""The wire format as a value, and the dialects that ship. Renderer, parser, grammar and template read it; nobody asks its name.
+"""The wire format as a value, and the dialects that ship; renderer, parser, grammar and template only read it.
 
 In every string of a :class:`Dialect`, an added token of the checkpoint's tokenizer means that token; the rest is text.
 """
@@ -28,8 +28,7 @@ class Tools(Frozen):
     open: str
     between: str
     close: str
-    wrapped: bool = True
-    """``{"type": "function", "function": {...}}`` as the request gave it, or the function object alone."""
+    wrapped: bool = True  # {"type": "function", "function": {...}} as the request gave it, or the inner object alone
 
 
 class Results(Frozen):
@@ -39,25 +38,20 @@ class Results(Frozen):
     each_open: str = ""
     each_close: str = ""
     close: str = ""
-    as_array: bool = False
-    """One JSON array of all contents, each as JSON where it parses; else one text after another."""
+    as_array: bool = False  # one JSON array, each content as JSON where it parses; else one text after another
 
 
 class Calls(Frozen):
-    """``after_content? (open before_name NAME separator ARGUMENTS after_arguments close) between ...``"""
+    """``after_content? (open before_name NAME separator ARGUMENTS after_arguments close) between (open ...``"""
 
-    open: str
-    """The token that opens a call."""
+    open: str  # a token
     before_name: str = ""
-    separator: str
-    """Between name and arguments: one token, or text."""
+    separator: str  # a token, or text
     after_arguments: str = ""
-    close: str = ""
-    """The token that closes a call; empty: the arguments end where the next token stands."""
+    close: str = ""  # a token; empty: the arguments end where the next token stands
     after_content: str = ""
     between: str = ""
-    names_exclude: str = ""
-    """Characters that a name cannot hold."""
+    names_exclude: str = ""  # characters that a name cannot hold
 
 
 class SpecialToken(Frozen):
@@ -71,26 +65,29 @@ class Dialect(Frozen):
     """How a conversation is written, see WIRE.md. Saved beside the weights."""
 
     name: str
-    default_system: str | None
-    """Written where a conversation has no system message; None: nothing is."""
+    default_system: str | None  # written where a conversation has no system message; None: nothing is
     system: Turn
     user: Turn
-    assistant: str
-    """Opens the assistant's turn."""
-    reply: str = ""
-    """Follows ``assistant`` where the model is about to write, in prompts and in training, not in replayed turns."""
-    content: str = ""
-    """The token that opens content, or nothing."""
+    assistant: str  # opens the assistant's turn
+    reply: str = ""  # follows where the model is about to write, in prompts and in training, not in replayed turns
+    content: str = ""  # the token that opens content, or nothing
     calls: Calls
-    end: str | None = None
-    """Ends the assistant's turn; None: the tokenizer's EOS."""
-    after_end: str = ""
-    """Fixed, never supervised."""
+    end: str = ""  # the token that ends the assistant's turn; empty: the tokenizer's EOS
+    after_end: str = ""  # never supervised
     tools: Tools
     results: Results
-    special_tokens: tuple[SpecialToken, ...] = ()
-    """In the order of their ids."""
+    special_tokens: tuple[SpecialToken, ...] = ()  # in the order of their ids
 
+
+_LIKE = {
+    "<|SYSTEM|>": "system",
+    "<|USER|>": "user",
+    "<|ASSISTANT|>": "assistant",
+    "<|FUNCTION_CALL|>": "tool call",
+    "<|PARAMETERS|>": "arguments",
+    "<|FUNCTION_OUTPUT|>": "tool response",
+    "<|CONTENT|>": "content",
+}
 
 OCTUPUS = Dialect(
     name="octupus",
@@ -102,15 +99,7 @@ OCTUPUS = Dialect(
     calls=Calls(open="<|FUNCTION_CALL|>", separator="<|PARAMETERS|>"),
     tools=Tools(open="你可以使用这些工具来帮助用户解决问题: [", between=", ", close="]"),
     results=Results(each_open="<|FUNCTION_OUTPUT|>"),
-    special_tokens=(
-        SpecialToken(token="<|SYSTEM|>", like="system"),
-        SpecialToken(token="<|USER|>", like="user"),
-        SpecialToken(token="<|ASSISTANT|>", like="assistant"),
-        SpecialToken(token="<|FUNCTION_CALL|>", like="tool call"),
-        SpecialToken(token="<|PARAMETERS|>", like="arguments"),
-        SpecialToken(token="<|FUNCTION_OUTPUT|>", like="tool response"),
-        SpecialToken(token="<|CONTENT|>", like="content"),
-    ),
+    special_tokens=tuple(SpecialToken(token=token, like=like) for token, like in _LIKE.items()),
 )
 
 OCTUPUS_V1 = OCTUPUS.model_copy(

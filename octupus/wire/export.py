@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from octupus.errors import WireError
 from octupus.wire.bind import Bound
 from octupus.wire.dialect import FORMAT_VERSION, Dialect
-from octupus.wire.messages import canonical_json
+from octupus.wire.messages import Frozen, canonical_json
 from octupus.wire.tokenizer import Tokenizer
 
 FILE = "wire.json"
@@ -23,7 +24,7 @@ def fingerprint(bound: Bound) -> str:
     value = {
         "format_version": FORMAT_VERSION,
         "dialect": bound.dialect.model_dump(mode="json"),
-        "tokens": sorted(bound.strings().items()),
+        "tokens": sorted(bound.tokens.items()),
         "tokenizer": bound.tokenizer.digest,
     }
     return "sha256:" + hashlib.sha256(canonical_json(value).encode()).hexdigest()
@@ -76,4 +77,23 @@ def read_wire(folder: Path, tokenizer: Tokenizer) -> Dialect | None:
 
 
 def chat_template(bound: Bound) -> str:
-    return ""
+    """Jinja source that gives the ids of ``render`` and ``render_prompt`` for conversations free of special strings.
+
+    Messages are OpenAI's, arguments objects (a string is written as it is). Only where results are written as one JSON
+    array must a result that is JSON be passed as the value, because Jinja cannot parse JSON.
+    """
+    end = next(text for text, id in bound.tokens.items() if id == bound.id(bound.marked.end))
+    fixed = _fixed(bound.dialect.model_copy(update={"end": end}))
+    lines = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8").splitlines()
+    return re.sub(r"@(\w+)", lambda match: fixed[match.group(1)], "\n".join(lines))
+
+
+def _fixed(value: Frozen, path: str = "") -> dict[str, str]:
+    """Every string and flag of a dialect as a Jinja literal, under its path: ``calls_open``."""
+    found: dict[str, str] = {}
+    for name, inner in value:
+        if isinstance(inner, Frozen):
+            found |= _fixed(inner, f"{path}{name}_")
+        elif inner is None or isinstance(inner, str | bool):
+            found[path + name] = "none" if inner is None else json.dumps(inner, ensure_ascii=False)
+    return found

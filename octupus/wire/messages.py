@@ -10,8 +10,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from octupus.errors import WireError
-
 
 class Frozen(BaseModel):
     """Immutable, and strict about unknown keys."""
@@ -19,9 +17,12 @@ class Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
 def canonical_json(value: Any) -> str:
     """``", "`` and ``": "``, not ASCII-escaped, keys in their own order: the one way JSON is written on the wire."""
-    return json.dumps(value, ensure_ascii=False, separators=(", ", ": "), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 class ToolCall(Frozen):
@@ -37,7 +38,7 @@ class ToolCall(Frozen):
         try:
             value = json.loads(arguments)
             canonical_json(value)  # Infinity and NaN are Python's, not JSON's
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         return cls(name=name, arguments=value if isinstance(value, dict) else arguments, id=id)
 
@@ -111,16 +112,3 @@ class Conversation(Frozen):
     @property
     def supervised(self) -> bool:
         return any(m.role == "assistant" for m in self.messages)
-
-
-def check_text(text: str, where: str) -> str:
-    """Refuse lone surrogates, which no tokenizer can carry.
-
-    Raises:
-        WireError: naming the field.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise WireError(f"{where}: lone surrogate at character {error.start}; send well-formed Unicode") from error
-    return text

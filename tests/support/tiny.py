@@ -1,4 +1,4 @@
-"""A tiny byte-level BPE tokenizer with the seven special tokens, trained in well under a second: no files, no network."""
+"""A tiny byte-level BPE tokenizer with the seven special tokens, trained in well under a second."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tiny_folder() -> Path:
     save_tokenizer(tokenizer, folder)
     spec = extend_tokenizer(json.loads(tokenizer.to_str()), OCTUPUS)
     (folder / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
-    write_wire(folder, Wire(OCTUPUS, load_tokenizer(folder)).bound)
+    write_wire(folder, Wire(OCTUPUS, load_tokenizer(folder)))
     return folder
 
 

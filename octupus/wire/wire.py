@@ -1,0 +1,52 @@
+"""Everything that a room does with tokens, in one object."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from octupus.wire.bind import Bound
+from octupus.wire.dialect import Dialect
+from octupus.wire.export import chat_template, fingerprint
+from octupus.wire.format import render, render_prompt, turns
+from octupus.wire.grammar import CallGrammar, make_frame, make_grammar
+from octupus.wire.parse import Parser
+from octupus.wire.read import normal, read
+from octupus.wire.tokenizer import Tokenizer
+
+
+class Wire(Bound):
+    """A dialect bound to a tokenizer.
+
+    ``render(conversation) -> Rendered``, ``render_prompt(messages, tools) -> ids``, ``parse(ids) -> Conversation``,
+    ``normal(conversation)`` (what ``parse`` gives back), ``grammar(tools, choice, parallel, response_format)``,
+    ``turns(rendered)``: see the functions of these names.
+
+    Raises:
+        WireError: naming the tokens that the tokenizer lacks.
+    """
+
+    render = render
+    render_prompt = render_prompt
+    parse = read
+    normal = normal
+    grammar = make_grammar
+    turns = staticmethod(turns)
+
+    def __init__(self, dialect: Dialect, tokenizer: Tokenizer) -> None:
+        super().__init__(dialect, tokenizer)
+        self.frame = make_frame(self)
+        self.end_id = self.frame.end  # the engine's stop token
+
+    def parser(self, grammar: CallGrammar | None = None) -> Parser:
+        """A parser for one answer; with a grammar it refuses calls of functions that are not in it."""
+        return Parser(self, None if grammar is None else {f.name for f in grammar.functions})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names this wire: dialect, token table, tokenizer and format version."""
+        return fingerprint(self)
+
+    @cached_property
+    def chat_template(self) -> str:
+        """The Jinja template that renders as this wire does."""
+        return chat_template(self)
