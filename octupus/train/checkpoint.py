@@ -1,0 +1,100 @@
+"""Checkpoints that are whole or do not count: DeepSpeed writes, a marker published last says that all ranks have.
+
+``checkpoints/step-00000200/`` holds DeepSpeed's files and ``complete.json``. What to resume from is found by looking
+for the newest marker; nothing remembers a path. Neither data order, learning rate nor RNG is stored: each is a pure
+function of the step (octupus.data.batches, sft.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from octupus.config import TrainSection
+from octupus.errors import ConfigError, JobError
+from octupus.runs import publish_json, read_json
+from octupus.train.ranks import Ranks
+
+MARKER = "complete.json"
+
+
+class Complete(BaseModel):
+    """``complete.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    """Optimizer steps done."""
+    world: int
+    zero: int
+    bad_steps: int = 0
+    values: dict[str, Any]
+    """Everything that decides the numbers; a run with others must not go on from here."""
+
+
+def name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def newest(folder: Path) -> Complete | None:
+    """The newest complete checkpoint in ``folder``, whatever half-written ones lie beside it."""
+    markers = sorted(folder.glob(f"step-*/{MARKER}"), reverse=True)
+    return Complete.model_validate(read_json(markers[0])) if markers else None
+
+
+def save(engine: Any, folder: Path, complete: Complete, ranks: Ranks, keep: int) -> None:
+    """Write a checkpoint with all ranks, publish it, and remove those that are too old.
+
+    Raises:
+        JobError: it could not be written; the checkpoints before it are as they were.
+    """
+    tag = name(complete.step)
+    if ranks.first:
+        shutil.rmtree(folder / tag, ignore_errors=True)  # half of one, from a run that died here
+    ranks.wait()
+    try:
+        engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(w in str(error) for w in ("inline_container", "StreamWriter")):
+            raise
+        raise JobError(
+            f"rank {ranks.rank} could not write {folder / tag}: {str(error).splitlines()[0]}; free some space "
+            "and run the same command again to go on from the checkpoint before it"
+        ) from error
+    ranks.wait()
+    if ranks.first:
+        publish_json(folder / tag / MARKER, complete)
+        _prune(folder, complete.step, keep)
+
+
+def _prune(folder: Path, step: int, keep: int) -> None:
+    complete = sorted((p.parent for p in folder.glob(f"step-*/{MARKER}")), reverse=True)
+    for path in folder.glob("step-*"):
+        if path not in complete[:keep] and path.name <= name(step):
+            (path / MARKER).unlink(missing_ok=True)  # first: a half-deleted checkpoint must not count
+            shutil.rmtree(path)
+
+
+def check(found: Complete, folder: Path, section: TrainSection, values: Mapping[str, Any], ranks: Ranks) -> None:
+    """Refuse to go on from a checkpoint of another run.
+
+    Raises:
+        ConfigError: naming each value that differs.
+    """
+    changed = [
+        f"{key} {found.values.get(key)!r} there, {values.get(key)!r} now"
+        for key in sorted({*values, *found.values})
+        if found.values.get(key) != values.get(key)
+    ]
+    zero = section.deepspeed.zero
+    if (found.world, found.zero) != (ranks.world, zero):
+        changed.append(f"{found.world} ranks with ZeRO-{found.zero} there, {ranks.world} with ZeRO-{zero} now")
+    if changed:
+        raise ConfigError(
+            f"{folder / name(found.step)} was made with other values: {'; '.join(changed)}. "
+            "Put them back to go on from there, start over with FRESH=1, or choose another RUN"
+        )

@@ -1,0 +1,268 @@
+"""Supervised fine-tuning: the loop, readable from top to bottom. Every rank calls :func:`run`.
+
+The loss is summed over the supervised tokens and divided by their number over ALL ranks and micro-batches of a step:
+packing, accumulation and world size are then layout and not mathematics. DeepSpeed averages gradients over ranks, so
+the sum is multiplied by their number first; its own division by the accumulation is switched off.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from octupus.config import Recipe, TrainSection
+from octupus.data.batches import Batch, Batches
+from octupus.data.shards import Shards
+from octupus.errors import DataError, JobError
+from octupus.runs import Run, Stage
+from octupus.tokenizer import load_wire
+from octupus.train import checkpoint, deepspeed, model
+from octupus.train.metrics import Metrics, keep_until
+from octupus.train.ranks import Interrupted, Interrupts, Ranks, join
+from octupus.wire.export import check_fingerprint
+
+StageName = Literal["stage1", "stage2"]
+
+
+def run(recipe: Recipe, run: Run, stage: StageName) -> dict[str, Any]:
+    """Train one stage and export it; called again, it goes on from the newest complete checkpoint.
+
+    Returns:
+        On the first rank the outputs: model folder, steps, tokens, last loss. On the others nothing.
+
+    Raises:
+        OctupusError: what is missing, does not fit or failed, and what to do.
+        Interrupted: a signal asked to stop; the checkpoint is written, and the same call goes on from it.
+    """
+    section: TrainSection = {"stage1": recipe.stage1, "stage2": recipe.stage2}[stage]
+    folder = run.stage(stage)
+    checkpoints, exported = folder.path / "checkpoints", folder.path / "export"
+    with Interrupts() as interrupts, join() as ranks:
+        start, shards = materials(run, stage)
+        turns = deepspeed.accumulation(section, ranks.world)
+        batches = Batches(shards, ranks.rank, ranks.world, section.micro_batch, turns, section.seed, section.epochs)
+        total = min(batches.steps, section.max_steps or batches.steps)
+        values = decisive(section, shards, total)
+        found = ranks.agreed(lambda: checkpoint.newest(checkpoints))
+        if found is not None:
+            checkpoint.check(found, checkpoints, section, values, ranks)
+            if found.step == total and (exported / "config.json").is_file():
+                return outputs(run, folder) if ranks.first else {}
+
+        objective, engine = build(start, section, ranks)
+        if found is not None:
+            engine.load_checkpoint(str(checkpoints), tag=checkpoint.name(found.step))
+        step = saved = found.step if found is not None else 0
+        bad_steps = found.bad_steps if found is not None else 0
+
+        def save() -> None:
+            state = checkpoint.Complete(
+                step=step, world=ranks.world, zero=section.deepspeed.zero, bad_steps=bad_steps, values=values
+            )
+            checkpoint.save(engine, checkpoints, state, ranks, section.keep_checkpoints)
+
+        with recording(folder, stage, step, total, ranks) as record, Ahead(batches, step, total) as ahead:
+            while step < total:
+                began = time.perf_counter()
+                work = ahead.take(step)
+                waited = time.perf_counter() - began
+                supervised, tokens, stop = ranks.total(
+                    [
+                        sum(b.supervised for b in work),
+                        sum(b.input_ids.size for b in work),
+                        interrupts.received is not None,
+                    ]
+                )
+                if stop:
+                    if step > saved:
+                        save()
+                    raise Interrupted(
+                        f"{stage} stopped at step {step} of {total}, as a signal asked; run again to go on"
+                    )
+
+                rate = learning_rate(section, step, total)
+                deepspeed.set_learning_rate(engine, rate)
+                torch.manual_seed((section.seed * 1_000_003 + step) * ranks.world + ranks.rank)
+                loss_sum, norm = train_step(engine, section, work, supervised, ranks)
+                loss = ranks.total([loss_sum])[0] / supervised
+                step += 1
+                if norm is None or not math.isfinite(loss):
+                    bad_steps += 1
+                    keep_bad_batch(folder, step, work, ranks)
+                    if bad_steps >= section.max_bad_steps:
+                        raise JobError(not_finite(folder, stage, step, bad_steps))
+
+                seconds, waits = time.perf_counter() - began, ranks.gather(waited)
+                if record is not None:
+                    row = {"loss": loss if math.isfinite(loss) else None, "grad_norm": norm, "lr": rate}
+                    row |= {"tokens": int(tokens), "supervised": int(supervised), "tokens_per_s": tokens / seconds}
+                    record.step(step, row | {"seconds": seconds, "data_wait": max(waits), "bad_steps": bad_steps})
+                if step % section.checkpoint_every == 0 or step == total:
+                    save()
+                    saved = step
+
+        zero3 = section.deepspeed.zero == 3
+        model.export(objective, start, exported, section.precision, write=ranks.first, zero3=zero3)
+        ranks.wait()
+        return outputs(run, folder) if ranks.first else {}
+
+
+def train_step(
+    engine: Any, section: TrainSection, work: list[Batch], supervised: float, ranks: Ranks
+) -> tuple[float, float | None]:
+    """Forward and backward of every micro-batch, then one update.
+
+    Returns:
+        This rank's summed loss, and the global gradient norm before clipping; None where it was not finite and the
+        update therefore left out (by all ranks alike).
+    """
+    summed = torch.zeros((), device=ranks.device)
+    norm: float | None = None
+    for turn, batch in enumerate(work, 1):
+        loss = engine(model.Inputs.of(batch, ranks.device))
+        engine.backward(loss * (ranks.world / supervised), scale_wrt_gas=False)
+        if turn < len(work):
+            engine.step()  # counts the micro-batch
+        else:
+            norm = deepspeed.update(engine, section)
+        summed += loss.detach()
+    return float(summed), norm
+
+
+def learning_rate(section: TrainSection, step: int, total: int) -> float:
+    """Of the update from ``step`` to ``step + 1``: a straight line up to lr, then a cosine down to min_lr."""
+    if step < section.warmup_steps:
+        return section.lr * (step + 1) / section.warmup_steps
+    progress = (step + 1 - section.warmup_steps) / max(1, total - section.warmup_steps)
+    return section.min_lr + (section.lr - section.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def materials(run: Run, stage: StageName) -> tuple[Path, Shards]:
+    """The model folder that a stage starts from and its shards, made for one another.
+
+    Raises:
+        JobError: no model yet. DataError: no usable shards. WireError: shards of another wire format.
+    """
+    start, maker = {
+        "stage1": (run.path / "surgery" / "model", "make surgery"),
+        "stage2": (run.path / "stage1" / "export", "make stage1"),
+    }[stage]
+    if not (start / "config.json").is_file():
+        raise JobError(f"{stage} starts from {start}, which does not exist; run: {maker} RUN={run.name}")
+    wire, tokenizer = load_wire(start)
+    shards = Shards(run.stage("data").path / stage)
+    remake = f"make data RUN={run.name} FRESH=1"
+    check_fingerprint(shards.manifest.fingerprint, wire.fingerprint, f"the data in {shards.folder}", remake)
+    if not len(shards):
+        raise DataError(f"holds no rows; give data.{stage}.sources some and run: {remake}", source=str(shards.folder))
+    rows = json.loads((start / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    if tokenizer.size > rows:
+        raise JobError(
+            f"{start}: its tokenizer has ids up to {tokenizer.size - 1}, but the model {rows} embedding rows; "
+            f"run: make surgery RUN={run.name} FRESH=1"
+        )
+    return start, shards
+
+
+def build(start: Path, section: TrainSection, ranks: Ranks) -> tuple[model.Objective, Any]:
+    """The objective and the DeepSpeed engine around it."""
+    zero3 = section.deepspeed.zero == 3
+    config = deepspeed.settings(section, ranks.world, deepspeed.BUCKET_ELEMENTS, ranks.device.type) if zero3 else None
+    objective = model.load(start, section.precision, section.gradient_checkpointing, config)
+    return objective, deepspeed.engine(objective, section, ranks)
+
+
+LAYOUT = {
+    *("nodes", "ranks_per_node", "micro_batch", "deepspeed", "gradient_checkpointing"),
+    *("epochs", "max_steps", "checkpoint_every", "keep_checkpoints", "max_bad_steps"),
+}
+
+
+def decisive(section: TrainSection, shards: Shards, total: int) -> dict[str, Any]:
+    """Every value that decides the numbers of a run; what only lays it out differently is left out."""
+    values = section.model_dump(mode="json", exclude=LAYOUT)
+    ids = shards.manifest.files["ids.bin"].sha256
+    return {**values, "steps": total, "data": ids, "wire": shards.manifest.fingerprint}
+
+
+class Ahead:
+    """Reads the next step's batches while this one is computed.
+
+    Raises:
+        DataError: (from :meth:`take`) a row in which nothing is supervised.
+    """
+
+    def __init__(self, batches: Batches, begin: int, total: int) -> None:
+        self.batches, self.total = batches, total
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._next = self._pool.submit(self._read, begin) if begin < total else None
+
+    def _read(self, step: int) -> list[Batch]:
+        for row in (row for rows in self.batches.rows(step) for row in rows):
+            if not self.batches.shards[row].mask[1:].any():
+                raise DataError("nothing in it is supervised; run make data again", source="shards", row=row)
+        return self.batches.at(step)
+
+    def take(self, step: int) -> list[Batch]:
+        assert self._next is not None
+        work = self._next.result()
+        self._next = self._pool.submit(self._read, step + 1) if step + 1 < self.total else None
+        return work
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def recording(folder: Stage, stage: StageName, step: int, total: int, ranks: Ranks) -> Iterator[Metrics | None]:
+    """The first rank's metrics; what a killed run recorded beyond ``step`` is dropped."""
+    if not ranks.first:
+        yield None
+        return
+    keep_until(folder.metrics, step)
+    with folder.reporting(total, "steps") as reporter:
+        reporter.update(step)
+        where = f"from step {step} of {total}" if step else f"{total} steps"
+        print(f"{stage}: {where}, {ranks.world} ranks on {ranks.device.type}", flush=True)
+        yield Metrics(folder.metrics, reporter, stage, total)
+
+
+def keep_bad_batch(folder: Stage, step: int, work: list[Batch], ranks: Ranks) -> None:
+    """Save what led to a loss or gradient that is not finite, so that it can be looked at."""
+    path = folder.path / "bad" / f"step-{step:08d}-rank-{ranks.rank}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {f"{key}_{i}": getattr(b, key) for i, b in enumerate(work) for key in ("input_ids", "labels", "bounds")}
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def not_finite(folder: Stage, stage: StageName, step: int, bad_steps: int) -> str:
+    return (
+        f"{stage}: loss or gradient was not finite in {bad_steps} steps, the last one step {step}; those updates were "
+        f"left out and their batches are in {folder.path / 'bad'}. Lower {stage}.lr, or look for broken data there; "
+        f"running again goes on from the newest checkpoint"
+    )
+
+
+def outputs(run: Run, folder: Stage) -> dict[str, Any]:
+    """What the stage hands on, for its state.json."""
+    rows = [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
+    return {
+        "model": str((folder.path / "export").relative_to(run.path)),
+        "steps": rows[-1]["step"],
+        "loss": rows[-1]["loss"],
+        "tokens": sum(row["tokens"] for row in rows),
+        "supervised_tokens": sum(row["supervised"] for row in rows),
+        "bad_steps": rows[-1]["bad_steps"],
+    }

@@ -1,0 +1,136 @@
+"""Layout is not mathematics: packing, accumulation, world size, ZeRO stage and a death in between give the same losses."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from octupus.config import TrainSection
+from octupus.runs import Run
+from octupus.train import sft
+from tests.numerical import reference
+from tests.numerical.world import (
+    STAGE,
+    documents,
+    finish,
+    launch,
+    losses,
+    make_run,
+    metrics,
+    recipe,
+    train_all,
+)
+
+STEPS = 6
+CLOSE = {"rel": 0.0, "abs": 1e-5}
+
+
+def alone(path: Path, rows=None, **section) -> Run:
+    """Train stage 1 with one rank, in this process."""
+    run = make_run(path, rows)
+    sft.run(recipe(**section), run, "stage1")
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Run:
+    """What everything else is compared with: one rank, ZeRO-2, accumulation 4 x 1."""
+    return alone(tmp_path_factory.mktemp("plain"))
+
+
+def weights(run: Run, stage: str = "stage1") -> dict[str, torch.Tensor]:
+    return load_file(run.stage(stage).path / "export" / "model.safetensors")
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: float = 2e-5) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=0, atol=atol, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_a_textbook_loop_gives_the_same_losses_norms_and_weights(plain: Run) -> None:
+    section = TrainSection.model_validate(STAGE)
+    expected, norms, model = reference.train(
+        plain.path / "surgery" / "model", plain.path / "data" / "stage1", section, STEPS
+    )
+    assert losses(plain) == pytest.approx(expected, **CLOSE)
+    assert [row["grad_norm"] for row in metrics(plain)] == pytest.approx(norms, rel=1e-4)
+    assert max(norms) > section.clip, "clipping must be at work for this to mean anything"
+    assert losses(plain)[-1] < losses(plain)[0] - 0.2, "it must learn something"
+    trained = {n: p.detach() for n, p in model.named_parameters()}
+    assert_same_weights(weights(plain), trained, atol=1e-4)
+
+
+def test_packed_is_unpacked(tmp_path: Path) -> None:
+    found = documents(12)
+    epochs = {"epochs": 3.0, "max_steps": None}
+    packed = alone(tmp_path / "packed", [found[i : i + 3] for i in range(0, 12, 3)], global_batch=4, **epochs)
+    unpacked = alone(tmp_path / "unpacked", [[d] for d in found], global_batch=12, **epochs)
+    assert len(losses(packed)) == 3
+    assert losses(packed) == pytest.approx(losses(unpacked), **CLOSE)
+    assert [r["supervised"] for r in metrics(packed)] == [r["supervised"] for r in metrics(unpacked)]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [{"micro_batch": 4}, {"micro_batch": 2, "gradient_checkpointing": False}, {"deepspeed": {"zero": 0}}],
+    ids=["1x4", "2x2 without checkpointing", "ZeRO-0"],
+)
+def test_accumulation_and_checkpointing_are_layout(plain: Run, tmp_path: Path, layout: dict) -> None:
+    assert losses(alone(tmp_path, **layout)) == pytest.approx(losses(plain), **CLOSE)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> dict[int, Run]:
+    """Two ranks, ZeRO-1, 2 and 3, one after the other in the same processes."""
+    path = tmp_path_factory.mktemp("two")
+    runs = {zero: make_run(path / f"zero{zero}") for zero in (1, 2, 3)}
+    plan = [{"run": str(run.path), "section": {"deepspeed": {"zero": zero}}} for zero, run in runs.items()]
+    train_all(plan, 2, path / "plan.json")
+    return runs
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_two_ranks_are_one_at_every_zero_stage(plain: Run, two_ranks: dict[int, Run], zero: int) -> None:
+    assert losses(two_ranks[zero]) == pytest.approx(losses(plain), **CLOSE)
+    assert_same_weights(weights(two_ranks[zero]), weights(plain), atol=1e-4)
+
+
+@pytest.mark.full
+def test_four_ranks_are_one(plain: Run, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    train_all([{"run": str(run.path)}], 4, tmp_path / "plan.json")
+    assert losses(run) == pytest.approx(losses(plain), **CLOSE)
+
+
+def test_killed_and_interrupted_runs_resume_to_the_last_digit(two_ranks: dict[int, Run], tmp_path: Path) -> None:
+    """kill -9 of one rank at a random step; then a signal to the other at another: nothing of it shows in the figures."""
+    run = make_run(tmp_path / "run")
+    killed = random.SystemRandom().randrange(1, STEPS - 1)
+    first = {"run": str(run.path), "suffer": {"rank": 1, "at_step": killed, "signal": "SIGKILL"}}
+    (code, survivor), (dead, _) = finish(launch([first], 2, tmp_path / "plan.json"))
+    assert (code, dead) == (1, -9), survivor[-3000:]
+    assert "lost another rank" in survivor and "last checkpoint" in survivor, survivor[-3000:]
+
+    stopped = STEPS - 1
+    second = {"run": str(run.path), "suffer": {"rank": 1, "at_step": stopped, "signal": "SIGUSR2"}}
+    ranks = finish(launch([second, {"run": str(run.path)}], 2, tmp_path / "plan.json"))
+    assert [code for code, _ in ranks] == [0, 0], ranks[0][1][-3000:]
+    assert "Interrupted: stage1 stopped at step" in ranks[0][1]
+    undisturbed = two_ranks[2]
+    same = ("step", "loss", "grad_norm", "lr", "tokens", "supervised")
+    assert [[row[key] for key in same] for row in metrics(run)] == [
+        [row[key] for key in same] for row in metrics(undisturbed)
+    ], f"killed at {killed}"
+    assert_same_weights(weights(run), weights(undisturbed), atol=0.0)
+    kept = sorted(p.name for p in (run.stage("stage1").path / "checkpoints").glob("step-*"))
+    assert kept == ["step-00000004", "step-00000006"] or kept == ["step-00000005", "step-00000006"], kept
+    assert all(
+        json.loads((p / "complete.json").read_text())["world"] == 2
+        for p in (run.stage("stage1").path / "checkpoints").glob("step-*")
+    )
