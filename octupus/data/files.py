@@ -53,7 +53,11 @@ def records(path: Path, source: str = "") -> Iterator[dict[str, Any]]:
         read = {".parquet": _parquet, ".json": _json, ".jsonl": _jsonl}.get(file.suffix)
         if read is None:
             raise DataError(f"cannot read {file.suffix or 'a file without suffix'}; give {SUFFIXES}", source=str(file))
-        yield from read(file)
+        try:
+            yield from read(file)
+        except OSError as error:
+            why = f"cannot be read: {error.strerror or error}; check the disk and the rights"
+            raise DataError(why, source=str(file)) from error
 
 
 def _broken(file: Path, row: int, why: str) -> DataError:

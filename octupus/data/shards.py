@@ -82,7 +82,8 @@ class PackedRow:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
+    """Turns an OSError into a DataError that names the file and the remedy."""
     try:
         yield
     except OSError as error:
@@ -102,7 +103,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with _writing(folder):
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "manifest.json").unlink(missing_ok=True)  # from here on the folder is unfinished
             self._files: dict[str, BinaryIO] = {n: (folder / f"{n}.bin").open("wb") for n in ARRAYS}
@@ -113,7 +114,7 @@ class ShardWriter:
     def _write(self, name: str, values: NDArray[Any]) -> None:
         data = np.ascontiguousarray(values, ARRAYS[name]).tobytes()
         self._hashes[name].update(data)
-        with _writing(self.folder):
+        with writing(self.folder):
             self._files[name].write(data)
 
     def add(
@@ -163,7 +164,7 @@ class ShardWriter:
         return manifest
 
     def _close(self) -> None:
-        with _writing(self.folder):
+        with writing(self.folder):
             for stream in self._files.values():
                 stream.close()
 

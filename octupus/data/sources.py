@@ -12,6 +12,7 @@ In a reason, the words before the first ``": "`` are what is counted; what follo
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast
+
+from pydantic import ValidationError
 
 from octupus.config import SourceSection
 from octupus.errors import ConfigError, DataError
@@ -49,9 +52,10 @@ class Source:
 
     @property
     def label(self) -> str:
-        """Name and options, as reports show it."""
-        options = ", ".join(f"{k}={v}" for k, v in self.section.options.items())
-        return f"{self.section.name}({options})" if options else self.section.name
+        """Name, file and options, as reports show it."""
+        shown = [] if self.section.path is None else [Path(self.section.path).name]
+        shown += [f"{k}={v}" for k, v in self.section.options.items()]
+        return f"{self.section.name}({', '.join(shown)})" if shown else self.section.name
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(row id, row): the row's own ``id`` where it has one, else its number."""
@@ -69,6 +73,26 @@ class Source:
             return self.module.to_conversation(row)
         except DataError as error:
             raise DataError(error.reason, source=self.label, row=row_id) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise DataError(f"no legal conversation: {why}", source=self.label, row=row_id) from error
+        except (KeyError, TypeError, AttributeError) as error:
+            # One odd row among millions is counted; were it all of them, the source's rejection rate stops the build.
+            why = f"{type(error).__name__} {error}"
+            raise DataError(f"not of this source's shape: {why}", source=self.label, row=row_id) from error
+
+
+def code_hash() -> str:
+    """Over all code and word lists that make rows (not the recipes): what is made from other code is made anew."""
+    rooms = [_folder().parent, Path(__file__).parent]
+    files = [
+        (path.relative_to(room).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+        for room in rooms
+        for path in room.rglob("*")
+        if path.suffix == ".py" or (path.suffix == ".yaml" and path.parent != room)
+    ]
+    return hashlib.sha256(repr(sorted(files)).encode()).hexdigest()
 
 
 def open_source(section: SourceSection, run: Run) -> Source:

@@ -1,0 +1,89 @@
+"""What every conversation must obey before it is trained on; what fails is rejected with a countable reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+
+from octupus.constrain.validate import Validator
+from octupus.errors import ConstraintError, DataError
+from octupus.wire.messages import Conversation, Message, Tool, ToolCall
+
+
+def check(conversation: Conversation) -> None:
+    """Turn order, empty turns, tools, calls against their schemas, results against their calls.
+
+    Raises:
+        DataError: the reason's words before ``": "`` are what reports count.
+    """
+    schemas = _tools(conversation.tools)
+    messages = conversation.messages
+    if messages[0].role == "system":
+        messages = messages[1:]
+    _order(messages)
+    for at, message in enumerate(messages):
+        if message.role in ("user", "assistant") and not message.content.strip() and not message.tool_calls:
+            raise DataError(f"empty {message.role} turn")
+        for call in message.tool_calls:
+            _call(call, schemas)
+        if message.tool_calls and at + 1 < len(messages):
+            _results(message.tool_calls, messages, at + 1)
+
+
+def _order(messages: Sequence[Message]) -> None:
+    before = "system"
+    allowed = {
+        "system": {"user"},
+        "user": {"assistant"},
+        "assistant": {"user"},
+        "calls": {"tool"},
+        "tool": {"tool", "assistant"},
+    }
+    for message in messages:
+        if message.role not in allowed[before]:
+            raise DataError(f"turn order: {message.role} after {before}")
+        before = "calls" if message.tool_calls else message.role
+    if before not in ("assistant", "calls"):
+        raise DataError(f"turn order: ends with {before}, not with an answer")
+
+
+def _tools(tools: Sequence[Tool]) -> dict[str, Validator]:
+    found: dict[str, Validator] = {}
+    for tool in tools:
+        if tool.name in found:
+            raise DataError(f"two tools of one name: {tool.name}")
+        found[tool.name] = _validator(json.dumps(tool.parameters))
+    return found
+
+
+@lru_cache(maxsize=8192)
+def _validator(schema: str) -> Validator:
+    value = json.loads(schema)
+    if not isinstance(value, dict) or value.get("type", "object") != "object":
+        raise DataError("parameters are no object schema: /type")
+    try:
+        return Validator(value)
+    except ConstraintError as error:
+        raise DataError(f"a tool's schema is illegal: {error}") from error
+
+
+def _call(call: ToolCall, schemas: dict[str, Validator]) -> None:
+    if call.name not in schemas:
+        raise DataError(f"calls a tool that was not offered: {call.name}")
+    if isinstance(call.arguments, str):
+        raise DataError(f"arguments are no JSON object: {call.arguments[:80]}")
+    problems = schemas[call.name].problems(call.arguments)
+    if problems:
+        raise DataError(f"arguments break the schema: {call.name}{problems[0][:300]}")
+
+
+def _results(calls: Sequence[ToolCall], messages: Sequence[Message], first: int) -> None:
+    end = first
+    while end < len(messages) and messages[end].role == "tool":
+        end += 1
+    named = [m.tool_call_id for m in messages[first:end]]
+    if len(named) != len(calls):
+        raise DataError(f"tool results do not answer the calls: {len(named)} for {len(calls)}")
+    if any(named) and (len(set(named)) < len(named) or set(named) != {call.id for call in calls}):
+        raise DataError("tool results do not answer the calls: their ids differ")

@@ -1,0 +1,110 @@
+"""Answer files: append-only JSON lines, one row an id, each with a checksum, so that damage costs only what it hit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from octupus.data.shards import writing
+from octupus.errors import DataError
+from octupus.runs import publish_bytes
+from octupus.wire.messages import canonical_json
+
+_SEAL = ', "checksum": "'
+
+
+def sealed(row: Mapping[str, Any]) -> bytes:
+    """A row as one line that ends with the checksum of what stands before it."""
+    body = canonical_json(row)[:-1]
+    return f'{body}{_SEAL}{_checksum(body)}"}}\n'.encode()
+
+
+def _checksum(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def opened(line: bytes) -> dict[str, Any] | None:
+    """The row of a line, or None where the line is damaged."""
+    try:
+        text = line.decode()
+        body, _, rest = text.rpartition(_SEAL)
+        if rest != f'{_checksum(body)}"}}\n':
+            return None
+        row: dict[str, Any] = json.loads(text)
+    except ValueError:  # UnicodeDecodeError and JSONDecodeError
+        return None
+    return row
+
+
+class AnswerFile:
+    """One shard's answers (or rejects). Opening it drops damaged and repeated rows, which are then asked again.
+
+    Raises:
+        DataError: the disk is full; the rows written so far stay.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ids: dict[str, None] = {}
+        """In the order of the file."""
+        self.damaged = 0
+        good: list[bytes] = []
+        for line in path.open("rb") if path.is_file() else ():
+            row = opened(line)
+            if row is None or row["id"] in self.ids:
+                self.damaged += 1
+                continue
+            self.ids[row["id"]] = None
+            good.append(line)
+        if self.damaged:
+            publish_bytes(path, b"".join(good))
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = path.open("ab", buffering=0)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one row with one call: a kill leaves the row or a damaged tail, never half a row that counts."""
+        line = sealed(row)
+        with writing(self.path):
+            if self._stream.write(line) != len(line):
+                raise DataError("the disk is full; free some and run the same command again", source=str(self.path))
+        self.ids[row["id"]] = None
+
+    def finish(self, order: Iterable[str]) -> None:
+        """Close; rows in the order of the plan, so that the file does not depend on which answer came first."""
+        self._stream.close()
+        wanted = [id for id in order if id in self.ids]
+        if wanted != list(self.ids):
+            lines = {row["id"]: sealed_line for sealed_line, row in _lines(self.path)}
+            publish_bytes(self.path, b"".join(lines[id] for id in wanted))
+            self.ids = dict.fromkeys(wanted)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    with path.open("rb") as stream:
+        for line in stream:
+            row = opened(line)
+            if row is not None:
+                yield line, row
+
+
+def rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every undamaged row of the answer files below a folder, without their checksums."""
+    for path in sorted(folder.rglob("*.jsonl")):
+        for _, row in _lines(path):
+            yield {k: v for k, v in row.items() if k != "checksum"}
+
+
+def count(folder: Path) -> int:
+    """Rows of the answer files in a folder, by their line ends."""
+    total = 0
+    for path in folder.glob("*.jsonl"):
+        with path.open("rb") as stream:
+            total += sum(1 for _ in stream)
+    return total
