@@ -209,7 +209,7 @@ class Ahead:
     def _read(self, step: int) -> list[Batch]:
         for row in (row for rows in self.batches.rows(step) for row in rows):
             if not self.batches.shards[row].mask[1:].any():
-                raise DataError("nothing in it is supervised; run make data again", source="shards", row=row)
+                raise DataError("nothing in it is supervised; run: make data FRESH=1", source=str(self.batches.shards.folder), row=row)
         return self.batches.at(step)
 
     def take(self, step: int) -> list[Batch]:

@@ -1,4 +1,4 @@
-"""Training as the textbook has it: plain PyTorch, one document at a time, full logits. Shares no code with octupus.train."""
+"""Training as the textbook has it: plain PyTorch, a document at a time, full logits; no code of octupus.train."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def train(
         loss = nats / count
         adam.zero_grad()
         loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), section.clip)))
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), section.clip).item())
         for group in adam.param_groups:
             group["lr"] = _rate(section, step, total)
         adam.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses, norms, model
 
 

@@ -1,4 +1,4 @@
-"""Layout is not mathematics: packing, accumulation, world size, ZeRO stage and a death in between give the same losses."""
+"""Layout is not mathematics: packing, accumulation, world size, ZeRO stage or a death in between, the same losses."""
 
 from __future__ import annotations
 
@@ -14,17 +14,7 @@ from octupus.config import TrainSection
 from octupus.runs import Run
 from octupus.train import sft
 from tests.numerical import reference
-from tests.numerical.world import (
-    STAGE,
-    documents,
-    finish,
-    launch,
-    losses,
-    make_run,
-    metrics,
-    recipe,
-    train_all,
-)
+from tests.numerical.world import STAGE, Ranks, documents, losses, make_run, metrics, recipe, task, train_all
 
 STEPS = 6
 CLOSE = {"rel": 0.0, "abs": 1e-5}
@@ -90,8 +80,7 @@ def two_ranks(tmp_path_factory) -> dict[int, Run]:
     """Two ranks, ZeRO-1, 2 and 3, one after the other in the same processes."""
     path = tmp_path_factory.mktemp("two")
     runs = {zero: make_run(path / f"zero{zero}") for zero in (1, 2, 3)}
-    plan = [{"run": str(run.path), "section": {"deepspeed": {"zero": zero}}} for zero, run in runs.items()]
-    train_all(plan, 2, path / "plan.json")
+    train_all([task(run, deepspeed={"zero": zero}) for zero, run in runs.items()], 2, path / "logs")
     return runs
 
 
@@ -104,33 +93,27 @@ def test_two_ranks_are_one_at_every_zero_stage(plain: Run, two_ranks: dict[int, 
 @pytest.mark.full
 def test_four_ranks_are_one(plain: Run, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    train_all([{"run": str(run.path)}], 4, tmp_path / "plan.json")
+    train_all([task(run)], 4, tmp_path / "logs")
     assert losses(run) == pytest.approx(losses(plain), **CLOSE)
 
 
 def test_killed_and_interrupted_runs_resume_to_the_last_digit(two_ranks: dict[int, Run], tmp_path: Path) -> None:
-    """kill -9 of one rank at a random step; then a signal to the other at another: nothing of it shows in the figures."""
+    """kill -9 of one rank at a random step, later a signal to the other: nothing of it shows in the figures."""
     run = make_run(tmp_path / "run")
     killed = random.SystemRandom().randrange(1, STEPS - 1)
-    first = {"run": str(run.path), "suffer": {"rank": 1, "at_step": killed, "signal": "SIGKILL"}}
-    (code, survivor), (dead, _) = finish(launch([first], 2, tmp_path / "plan.json"))
+    doomed = task(run) | {"suffer": {"rank": 1, "at_step": killed, "kind": "SIGKILL"}}
+    (code, survivor), (dead, _) = Ranks([doomed], 2, tmp_path / "killed").finish()
     assert (code, dead) == (1, -9), survivor[-3000:]
     assert "lost another rank" in survivor and "last checkpoint" in survivor, survivor[-3000:]
 
-    stopped = STEPS - 1
-    second = {"run": str(run.path), "suffer": {"rank": 1, "at_step": stopped, "signal": "SIGUSR2"}}
-    ranks = finish(launch([second, {"run": str(run.path)}], 2, tmp_path / "plan.json"))
+    stopped = task(run) | {"suffer": {"rank": 1, "at_step": STEPS - 1, "kind": "SIGUSR2"}}
+    ranks = Ranks([stopped, task(run)], 2, tmp_path / "stopped").finish()
     assert [code for code, _ in ranks] == [0, 0], ranks[0][1][-3000:]
     assert "Interrupted: stage1 stopped at step" in ranks[0][1]
-    undisturbed = two_ranks[2]
+
     same = ("step", "loss", "grad_norm", "lr", "tokens", "supervised")
-    assert [[row[key] for key in same] for row in metrics(run)] == [
-        [row[key] for key in same] for row in metrics(undisturbed)
-    ], f"killed at {killed}"
-    assert_same_weights(weights(run), weights(undisturbed), atol=0.0)
-    kept = sorted(p.name for p in (run.stage("stage1").path / "checkpoints").glob("step-*"))
-    assert kept == ["step-00000004", "step-00000006"] or kept == ["step-00000005", "step-00000006"], kept
-    assert all(
-        json.loads((p / "complete.json").read_text())["world"] == 2
-        for p in (run.stage("stage1").path / "checkpoints").glob("step-*")
-    )
+    found, undisturbed = ([[row[key] for key in same] for row in metrics(r)] for r in (run, two_ranks[2]))
+    assert found == undisturbed, f"killed at {killed}"
+    assert_same_weights(weights(run), weights(two_ranks[2]), atol=0.0)
+    kept = {p.parent.name: json.loads(p.read_text()) for p in run.path.glob("stage1/checkpoints/*/complete.json")}
+    assert len(kept) == 2 and "step-00000006" in kept and {c["world"] for c in kept.values()} == {2}, kept

@@ -1,17 +1,10 @@
-"""A run folder that can be trained in seconds, and real DeepSpeed ranks to train it with.
-
-Run as a script, this file IS a rank: ``python -m tests.numerical.world <plan.json>`` trains one after the other what the
-plan lists.
-"""
+"""A run folder that can be trained in seconds, and real DeepSpeed ranks to train it with."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
+import multiprocessing
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +13,9 @@ import numpy as np
 from octupus.config import Recipe, ScratchModel
 from octupus.data.shards import ShardWriter
 from octupus.runs import Run
+from tests.numerical.rank import work
 from tests.support.tiny import tiny_folder, tiny_wire
 
-ROOT = Path(__file__).resolve().parents[2]
 MODEL = ScratchModel(vocab_size=1024, hidden_size=32, intermediate_size=64, layers=2, heads=4, kv_heads=2)
 STAGE = {
     "lr": 5e-3,
@@ -63,7 +56,7 @@ def write_rows(folder: Path, rows: list[list[tuple[np.ndarray, np.ndarray]]]) ->
 
 
 def make_run(path: Path, rows: list[list[tuple[np.ndarray, np.ndarray]]] | None = None, **model: Any) -> Run:
-    """A run after surgery and data: a random model that knows the wire's tokens, and the same shards for both stages."""
+    """A run after surgery and data: a random model that knows the wire's tokens, one set of shards for both stages."""
     from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
     folder = path / "surgery" / "model"
@@ -91,9 +84,7 @@ def make_run(path: Path, rows: list[list[tuple[np.ndarray, np.ndarray]]] | None 
 def recipe(**changes: Any) -> Recipe:
     """A recipe whose two stages are :data:`STAGE` with changes."""
     stage = {**STAGE, **changes}
-    return Recipe.model_validate(
-        {"name": "test", "model": {"scratch": MODEL.model_dump()}, "stage1": stage, "stage2": stage}
-    )
+    return Recipe.model_validate({"name": "test", "model": {"scratch": {}}, "stage1": stage, "stage2": stage})
 
 
 def metrics(run: Run, stage: str = "stage1") -> list[dict[str, Any]]:
@@ -110,70 +101,40 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def launch(plan: list[dict[str, Any]], world: int, path: Path) -> list[subprocess.Popen[str]]:
-    """Start ``world`` ranks that work through ``plan``: entries of run, stage, section and what a rank is to suffer."""
-    path.write_text(json.dumps(plan), encoding="utf-8")
-    env = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
-    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.numerical.world", str(path)],
-            cwd=ROOT,
-            env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world)
-    ]
+def task(run: Run, stage: str = "stage1", **changes: Any) -> dict[str, Any]:
+    """One entry of a plan."""
+    return {"run": str(run.path), "stage": stage, "recipe": recipe(**changes).model_dump(mode="json")}
 
 
-def finish(ranks: list[subprocess.Popen[str]], timeout: float = 240.0) -> list[tuple[int, str]]:
-    """Exit code and output of every rank; none is left behind."""
-    try:
-        outputs = [rank.communicate(timeout=timeout)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    return [(rank.returncode, output) for rank, output in zip(ranks, outputs, strict=True)]
+class Ranks:
+    """Real processes with gloo between them that work through a plan: entries as :func:`task` makes them.
+
+    They are forked from a server that has imported torch and DeepSpeed once; each starts with a clean slate otherwise.
+    """
+
+    def __init__(self, plan: list[dict[str, Any]], world: int, path: Path) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tests.numerical.rank"])
+        path.mkdir(parents=True, exist_ok=True)
+        env = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        self.logs = [path / f"rank-{rank}.log" for rank in range(world)]
+        self.processes = [
+            context.Process(target=work, args=(plan, env | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, str(log)))
+            for rank, log in enumerate(self.logs)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def finish(self, timeout: float = 240.0) -> list[tuple[int | None, str]]:
+        """Exit code and output of every rank; none is left behind."""
+        for process in self.processes:
+            process.join(timeout)
+            process.kill()
+            process.join()
+        return [(p.exitcode, log.read_text()) for p, log in zip(self.processes, self.logs, strict=True)]
 
 
 def train_all(plan: list[dict[str, Any]], world: int, path: Path) -> None:
-    """:func:`launch` and expect every rank to end well."""
-    for rank, (code, output) in enumerate(finish(launch(plan, world, path))):
+    """Run a plan and expect every rank to end well."""
+    for rank, (code, output) in enumerate(Ranks(plan, world, path).finish()):
         assert code == 0, f"rank {rank} ended with {code}:\n{output[-4000:]}"
-
-
-def _suffer(entry: dict[str, Any]) -> None:
-    """A signal that this rank sends to itself when it is about to read the batches of one step."""
-    from octupus.data.batches import Batches
-
-    plain, done = Batches.at, []
-
-    def at(self: Batches, step: int) -> Any:
-        if step == entry["at_step"] and self.rank == entry["rank"] and not done:
-            done.append(True)
-            os.kill(os.getpid(), getattr(signal, entry["signal"]))
-        return plain(self, step)
-
-    Batches.at = at  # type: ignore[method-assign]
-
-
-def main() -> None:
-    from octupus.errors import OctupusError
-    from octupus.train import sft
-    from octupus.train.ranks import Interrupted
-
-    for entry in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
-        if "suffer" in entry:
-            _suffer(entry["suffer"])
-        try:
-            print(sft.run(recipe(**entry.get("section", {})), Run(entry["run"]), entry.get("stage", "stage1")))
-        except Interrupted as error:
-            print(f"Interrupted: {error}")
-        except OctupusError as error:
-            sys.exit(f"{type(error).__name__}: {error}")
-
-
-if __name__ == "__main__":
-    main()
