@@ -227,8 +227,7 @@ def evaluate(harness: Harness, chosen: Plan) -> None:
     shutil.rmtree(harness.root / "score", ignore_errors=True)  # stale files would enter the harness's tables
     categories = sorted({c for by_category in chosen.ids.values() for c in by_category})
     process = harness.start(
-        log,
-        ["evaluate", "--partial-eval", "--model", ",".join(chosen.ids), "--test-category", ",".join(categories)],
+        log, ["evaluate", "--partial-eval", "--model", ",".join(chosen.ids), "--test-category", ",".join(categories)]
     )
     try:
         code = process.wait()

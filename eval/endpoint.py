@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 import urllib.error
 import urllib.request
@@ -46,9 +47,9 @@ class Server:
 
     @property
     def folder(self) -> Path | None:
-        """Where the served weights lie, where the server says so."""
-        path = Path(self.endpoint.model)
-        return path if path.is_dir() else None
+        """The weights that this run serves: of the last stage that has any."""
+        names = ("surgery/model",) if self.stage == "baseline" else ("stage2/export", "stage1/export", "surgery/model")
+        return next((self.run.path / n for n in names if (self.run.path / n).is_dir()), None)
 
     @property
     def log(self) -> Path:
@@ -116,25 +117,23 @@ def answers(root_url: str) -> bool | None:
 
 
 def read_key(section: ServeSection) -> str:
-    """The API key, from the file that the recipe names; any word where the server wants none.
+    """The first API key of the file that the recipe names; any word where the server wants none.
 
     Raises:
         ConfigError: the file cannot be read.
     """
     if section.api_key_file is None:
-        return "none"
+        return os.environ.get("OCTUPUS_API_KEY") or "none"
     try:
-        return Path(section.api_key_file).expanduser().read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"serve.api_key_file {section.api_key_file}: {error.strerror}") from error
+        return Path(section.api_key_file).expanduser().read_text(encoding="utf-8").split()[0]
+    except (OSError, IndexError) as error:
+        raise ConfigError(f"serve.api_key_file {section.api_key_file}: no key can be read from it ({error})") from error
 
 
 def identity(server: Server) -> str:
     """A hash that changes when other weights, another tokenizer or another wire format is served."""
-    digest = hashlib.sha256(server.endpoint.fingerprint.encode())
-    if server.folder is None:
-        digest.update(server.endpoint.model.encode())
-    else:
+    digest = hashlib.sha256(f"{server.endpoint.fingerprint} {server.endpoint.model}".encode())
+    if server.folder is not None:
         for part in _samples(server.folder):
             digest.update(part)
     return digest.hexdigest()[:16]

@@ -68,11 +68,8 @@ class Truth:
         spoken = [m for m in messages if m.role != "system"]
         entry = self._find(spoken, [m.content for m in messages if m.role == "system"], tools)
         users = sum(m.role == "user" for m in spoken)
-        turn, begun = 0, 0
-        for turn, length in enumerate(entry.turn_lengths):
-            begun += length
-            if begun >= users or len(entry.turn_lengths) == 1:
-                break
+        ends = [sum(entry.turn_lengths[: i + 1]) for i in range(len(entry.turn_lengths))]
+        turn = next((i for i, end in enumerate(ends) if end >= users), len(ends) - 1)
         wanted = entry.calls[turn] if turn < len(entry.calls) else []
         last = max(i for i, m in enumerate(spoken) if m.role == "user")
         rest = wanted[sum(len(m.tool_calls) for m in spoken[last + 1 :]) :]
@@ -118,8 +115,8 @@ def _wanted(
 
 def _any_call(function: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     parameters = function["parameters"]
-    kinds = {name: parameters["properties"][name]["type"] for name in parameters.get("required", [])}
-    return function["name"], {name: DEFAULTS[kind] for name, kind in kinds.items()}
+    needed = {name: parameters["properties"][name] for name in parameters.get("required", [])}
+    return function["name"], {k: s["enum"][0] if "enum" in s else DEFAULTS[s["type"]] for k, s in needed.items()}
 
 
 def _read_call(text: str, functions: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -131,7 +131,9 @@ def plan(bfcl: BfclSection, serve: ServeSection, data: BfclData, count: CountTok
         ids[category] = sorted(chosen, key=every.index)
     ids = {category: chosen for category, chosen in ids.items() if chosen}
     *side, main = bfcl.models
-    few = {c: chosen[: bfcl.side_entries] for c, chosen in ids.items() if not c.startswith(("multi", "memory", "web"))}
+    few = {
+        c: chosen[: bfcl.side_entries] for c, chosen in ids.items() if not c.startswith(("multi_turn", "memory", "web"))
+    }
     return Plan({**dict.fromkeys(side, few), main: ids}, left_out)
 
 

@@ -120,7 +120,8 @@ def _judge(model: str, category: str, row: Mapping[str, Any], failure: Mapping[s
             verdicts.append(verdict)
             sums.tally.add(verdict, row["id"], call)
     called = bool(verdicts)
-    detail = row["result"][:300] if failed(row) else _words(failure)
+    broken = [f"{v.status}: {v.detail}" for v in verdicts if v.malformed]
+    detail = row["result"][:300] if failed(row) else " ".join(broken)[:300] or _words(failure)
     kind = _kind(category, row, failure, verdicts)
     return Entry(model, category, row["id"], failure is None, kind == "correct", kind, called, detail)
 
@@ -164,7 +165,11 @@ def _kind(category: str, row: Mapping[str, Any], failure: Mapping[str, Any] | No
     if label.startswith("agentic"):
         return "wrong answer"
     wanted = Counter(name.replace(".", "_") for truth in failure["possible_answer"] for name in truth)
-    got = Counter(call["name"] for reply in row["replies"] for call in reply["calls"])
+    return mismatch(wanted, Counter(call["name"] for reply in row["replies"] for call in reply["calls"]))
+
+
+def mismatch(wanted: Counter[str], got: Counter[str]) -> str:
+    """What is wrong with calls that are not the wanted ones, from the functions' names alone."""
     if got == wanted:
         return "wrong argument"
     if got.total() == wanted.total():

@@ -110,8 +110,9 @@ MULTI_TURN = _even("Multi Turn", *GROUPS["multi_turn"])
 IRRELEVANCE = _even("Irrelevance", "irrelevance", "live_irrelevance")
 AGENTIC = _even("Agentic", _even("Web Search", *GROUPS["web_search"]), _even("Memory", *GROUPS["memory"]))
 V4 = Mean("Overall v4", ((NON_LIVE_AST, 10), (LIVE_AST, 10), (IRRELEVANCE, 10), (MULTI_TURN, 30), (AGENTIC, 40)))
-V3 = _even("Overall v3", _even("Non-Live", *_AST, "irrelevance"), _by_entries("Live", GROUPS["live"]), MULTI_TURN)
-SUMMARIES = (NON_LIVE_AST, LIVE_AST, IRRELEVANCE, MULTI_TURN, AGENTIC, V3, V4)
+LIVE = _by_entries("Live", GROUPS["live"])
+V3 = _even("Overall v3", _even("Non-Live", *_AST, "irrelevance"), LIVE, MULTI_TURN)
+SUMMARIES = (V3, V4, NON_LIVE_AST, LIVE_AST, LIVE, IRRELEVANCE, MULTI_TURN, AGENTIC)
 
 
 @dataclass(frozen=True)

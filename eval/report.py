@@ -1,0 +1,286 @@
+"""What a run came to: ``report/index.html`` (self-contained), ``report/report.md`` and a table for the terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from eval.sample import BfclData
+from eval.scores import mismatch, read_failures, read_results
+from octupus.config import Recipe
+from octupus.errors import JobError
+from octupus.runs import Run, publish_bytes, read_json
+
+HERE = Path(__file__).parent
+STAGES = ("surgery", "teacher", "data", "baseline", "stage1", "stage2", "serve", "bfcl")
+SHOWN_FAILURES = 60
+
+
+def run(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Write the report from what the run's stages left behind; what was not run is absent and said so.
+
+    Raises:
+        JobError: there is neither a BFCL score nor a held-out figure.
+    """
+    facts = collect(recipe, run)
+    folder = run.stage("report").path
+    page = _templates().get_template("report.html.j2").render(**facts, data=_embedded(facts))
+    publish_bytes(folder / "index.html", page.encode())
+    publish_bytes(folder / "report.md", _templates().get_template("report.md.j2").render(**facts).encode())
+    print(f"report: {folder / 'index.html'}", flush=True)
+    return {"html": "report/index.html", "markdown": "report/report.md"}
+
+
+def _templates() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=lambda name: bool(name) and ".html" in str(name),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"percent": percent, "duration": duration, "span": span}
+    return made
+
+
+def _embedded(facts: Mapping[str, Any]) -> str:
+    """JSON that cannot close the script element it stands in."""
+    kept = {k: facts[k] for k in ("categories", "anchors", "ours", "heldout_kinds", "curves", "failures")}
+    return json.dumps(kept, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", " ").replace("\u2029", " ")
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f}"
+
+
+def span(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{100 * interval[0]:.0f}–{100 * interval[1]:.0f}"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def collect(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Everything the templates show, as plain data."""
+    scores = read_json(run.path / "bfcl" / "scores.json")
+    heldout = {label: read_json(run.path / "heldout" / f"{label}.json") for label in ("before", "after")}
+    if scores is None and heldout["after"] is None:
+        raise JobError(
+            f"{run.path}: nothing to report, neither bfcl/scores.json nor heldout/after.json; run: make bfcl"
+        )
+    main = scores["models"][scores["main"]] if scores else {"categories": {}, "summaries": {}, "kinds": {}}
+    anchors = yaml.safe_load((HERE / "anchors.yaml").read_text(encoding="utf-8"))
+    parts = [*(scores["models"].values() if scores else ()), *(h for h in heldout.values() if h)]
+    legality = {key: sum(p["legality"][key] for p in parts) for key in ("calls", "complete", "legal", "illegal", "cut")}
+    facts = {
+        "name": run.name,
+        "made": time.strftime("%Y-%m-%d %H:%M"),
+        "scratch": recipe.model.scratch is not None,
+        "base": recipe.model.base,
+        "scores": scores,
+        "main": main,
+        "side": [(n, m) for n, m in scores["models"].items() if n != scores["main"]] if scores else [],
+        "categories": [{"name": name, **figures} for name, figures in main["categories"].items()],
+        "heldout": heldout,
+        "heldout_kinds": _heldout_kinds(heldout),
+        "legality": legality,
+        "illegal": [e for p in parts for e in p["legality"]["examples"]][:6],
+        "errors": sum(p["errors"] for p in parts),
+        "curves": {name: curve for name in ("stage1", "stage2") if (curve := loss_curve(run.stage(name).metrics))},
+        "stages": list(_stage_times(run)),
+        "anchors": anchors["anchors"],
+        "boards": anchors["boards"],
+        "ours": main["summaries"],
+        "failures": list(_failures(run, scores)),
+    }
+    return {**facts, "verdict": verdict(facts)}
+
+
+def verdict(facts: Mapping[str, Any]) -> list[str]:
+    """What the figures mean, the uncomfortable part first."""
+    lines = []
+    v3 = facts["ours"].get("Overall v3")
+    if v3 is not None and v3["value"] is not None:
+        figure = f"{percent(v3['value'])}% (95% interval {span(v3['interval'])})"
+        if facts["scratch"]:
+            lines.append(
+                "A tiny model scores near nothing on BFCL, and so does this one. It was trained from random weights "
+                f"within minutes to show that every stage runs; over the entries that were asked it gets {figure}."
+            )
+        elif v3["missing"]:
+            lines.append(
+                f"BFCL v3-style over what was run: {figure}; not comparable with a board until all of it is run."
+            )
+        else:
+            lines += [
+                _against(anchor, v3) for anchor in facts["anchors"] if anchor.get("baseline") or anchor.get("ours")
+            ]
+            lines[0] = f"BFCL v3-style overall {figure}. {lines[0]}"
+    quiet = [c["name"] for c in facts["categories"] if "irrelevance" in c["name"] and c["call_rate"] < 0.2]
+    if quiet and facts["scratch"]:
+        lines.append(
+            f"What it gets right in {' and '.join(quiet)} is silence, not judgement: no call is the right answer there."
+        )
+    before, after = facts["heldout"]["before"], facts["heldout"]["after"]
+    for split in ("seen", "unseen"):
+        if after and split in after["exact"]:
+            was = f"{percent(before['exact'][split]['accuracy'])}% → " if before and split in before["exact"] else ""
+            now = after["exact"][split]
+            words = (
+                "tools it was trained on, with new questions and values"
+                if split == "seen"
+                else "tools it has never seen"
+            )
+            lines.append(f"Exact calls on {words}: {was}{percent(now['accuracy'])}% of {now['n']}.")
+    return lines
+
+
+def _against(anchor: Mapping[str, Any], v3: Mapping[str, Any]) -> str:
+    theirs, (low, high) = anchor["Overall v3"] / 100, v3["interval"]
+    word = "above" if low > theirs else "below" if high < theirs else "not distinguishable from"
+    return f"That is {word} {anchor['name']} ({anchor['Overall v3']})."
+
+
+def _heldout_kinds(heldout: Mapping[str, Any]) -> list[dict[str, Any]]:
+    after = heldout["after"] or heldout["before"] or {"by_kind": {}}
+    before = (heldout["before"] or {"by_kind": {}})["by_kind"]
+    return [{"name": kind, "before": before.get(kind), "after": figure} for kind, figure in after["by_kind"].items()]
+
+
+def loss_curve(path: Path, points: int = 300) -> list[list[float]]:
+    """``[step, loss]`` from a metrics file, averaged down to ``points``."""
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    pairs = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
+    size = max(1, -(-len(pairs) // points))
+    groups = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+    return [[group[-1][0], sum(loss for _, loss in group) / len(group)] for group in groups]
+
+
+def _stage_times(run: Run) -> Iterator[dict[str, Any]]:
+    for name in STAGES:
+        state = run.stage(name).state()
+        if state is not None and state.started_at is not None:
+            seconds = None if state.ended_at is None else state.ended_at - state.started_at
+            yield {"name": name, "status": state.status, "seconds": seconds, "attempt": state.attempt}
+
+
+def _failures(run: Run, scores: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """A few dozen wrong answers, evenly from every category and kind of error."""
+    rows = [json.loads(line) for line in _lines(run.path / "heldout" / "calls-after.jsonl")]
+    wrong = [
+        {
+            "where": f"held-out {row['split']}, {row['kind']}",
+            "kind": "server error"
+            if "error" in row
+            else mismatch(_names(row["wanted"].get("tool_calls", ())), _names(row["calls"])),
+            "id": row["id"],
+            "prompt": _spoken(row["messages"]),
+            "expected": _calls_text([c["function"] for c in row["wanted"].get("tool_calls", ())])
+            or row["wanted"]["content"],
+            "got": row.get("error") or _calls_text(row["calls"]) or row["content"],
+            "why": "",
+        }
+        for row in rows
+        if not row.get("exact")
+    ]
+    yield from _spread(wrong, SHOWN_FAILURES // 3)
+    if scores is not None:
+        yield from _spread(list(_bfcl_failures(run.path / "bfcl", scores["main"])), SHOWN_FAILURES * 2 // 3)
+
+
+def _names(calls: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    return Counter(call.get("function", call)["name"] for call in calls)
+
+
+def _bfcl_failures(root: Path, model: str) -> Iterator[dict[str, Any]]:
+    entries = [json.loads(line) for line in _lines(root / "entries.jsonl")]
+    wrong = [entry for entry in entries if entry["model"] == model and not entry["correct"]]
+    categories = sorted({entry["category"] for entry in wrong})
+    asked = {q.id: q.turns for q in BfclData.ready().questions(categories)} if wrong else {}
+    failures = {category: read_failures(root, model, category) for category in categories}
+    results = read_results(root, model)
+    for entry in wrong:
+        failure = failures[entry["category"]].get(entry["id"], {})
+        yield {
+            "where": entry["category"],
+            "kind": entry["kind"],
+            "id": entry["id"],
+            "prompt": _spoken([message for turn in asked[entry["id"]] for message in turn]),
+            "expected": _pretty(failure.get("possible_answer", "no call")),
+            "got": _pretty(results[entry["id"]]["result"]),
+            "why": entry["detail"],
+        }
+
+
+def _spread(rows: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["where"], row["kind"]].append(row)
+    rounds = [group[i] for i in range(most) for group in groups.values() if i < len(group)]
+    return sorted(rounds[:most], key=lambda row: row["where"])
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _spoken(messages: Sequence[Mapping[str, Any]]) -> str:
+    said = [
+        (m["role"], m["content"] or _calls_text([c["function"] for c in m.get("tool_calls", ())])) for m in messages
+    ]
+    return "\n".join(f"{role}: {text}" for role, text in said)[:1500]
+
+
+def _calls_text(calls: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(f"{call['name']}({call['arguments']})" for call in calls)[:1500]
+
+
+def _pretty(value: Any) -> str:
+    return (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1))[:1500]
+
+
+def terminal(run: Run, console: Console | None = None) -> None:
+    """Print the BFCL table, the held-out figures and the legality count of a run."""
+    console = console or Console()
+    scores = read_json(run.path / "bfcl" / "scores.json")
+    if scores is not None:
+        table = Table(
+            title=f"BFCL, {scores['main']} ({run.name})", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
+        table.add_column("category", no_wrap=True)
+        for name in ("asked", "right %", "95%", "stock %", "calls %", "err", "cut"):
+            table.add_column(name, justify="right", no_wrap=True)
+        main = scores["models"][scores["main"]]
+        for name, c in main["categories"].items():
+            told = percent(c["harness_correct"] / c["n"]) if c["n"] else "–"
+            counts = (percent(c["call_rate"], 0), str(c["errors"]), str(c["legality"]["cut"]))
+            table.add_row(name, f"{c['n']}/{c['of']}", percent(c["accuracy"]), span(c["interval"]), told, *counts)
+        table.add_section()
+        for name in ("Overall v3", "Overall v4"):
+            s = main["summaries"][name]
+            ran = f"{percent(s['covered'], 0)}% run" if s["missing"] else "all run"
+            table.add_row(f"[bold]{name}[/]", ran, percent(s["value"]), span(s["interval"]), "", "", "", "")
+        console.print(table)
+    facts = [(label, read_json(run.path / "heldout" / f"{label}.json")) for label in ("before", "after")]
+    for label, figures in facts:
+        if figures is not None:
+            shares = [f"{split} tools {percent(s['accuracy'])}% of {s['n']}" for split, s in figures["exact"].items()]
+            console.print(f"held-out exact calls {label} training: {', '.join(shares)}")
+    parts = [*(scores["models"].values() if scores else ()), *(f for _, f in facts if f)]
+    legal, whole, cut = (sum(p["legality"][key] for p in parts) for key in ("legal", "complete", "cut"))
+    console.print(f"legal calls: {legal} of {whole} complete ones; cut by the output limit: {cut}")
