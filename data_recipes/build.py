@@ -6,7 +6,6 @@ write (octupus/data). What is finished and made from the same inputs is kept, so
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -21,11 +20,11 @@ from numpy.typing import NDArray
 from data_recipes.clean import Rejects, clean
 from data_recipes.decontaminate import Benchmark
 from octupus.config import DataStage, Recipe, SourceSection
-from octupus.data.files import content_hash
+from octupus.data.files import content_hash, value_hash
 from octupus.data.mix import Ingredient, Mixture, mix, shuffled
 from octupus.data.render import Documents, Renderer, render_all
 from octupus.data.shards import Manifest, ShardWriter, read_manifest
-from octupus.data.sources import code_hash, open_source
+from octupus.data.sources import open_source, rows_code
 from octupus.data.store import Store
 from octupus.errors import ConfigError, DataError
 from octupus.runs import Reporter, Run, publish_bytes, publish_json
@@ -78,7 +77,7 @@ class _Build:
         self.recipe, self.run, self.wire, self.model, self.reporter = recipe, run, wire, model, reporter
         self.path = run.stage("data").path
         self.found: dict[str, _Found] = {}
-        self.code = code_hash()
+        self.code = rows_code()
         self.report: dict[str, Any] = {"recipe": recipe.name, "fingerprint": wire.fingerprint}
 
     def clean_all(self) -> None:
@@ -105,7 +104,7 @@ class _Build:
 
     def _clean(self, section: SourceSection, key: str, against: Benchmark | None) -> _Found:
         source = open_source(section, self.run)
-        inputs = sha256(
+        inputs = value_hash(
             {
                 "source": key,
                 "files": content_hash(source.path) if source.path is not None else None,
@@ -148,11 +147,11 @@ class _Build:
     def stage(self, name: str, wanted: DataStage, held_out: NDArray[np.uint64]) -> Manifest:
         """Mix, render, pack and write one stage, unless its shards are there."""
         found = [self.found[source_key(s)] for s in wanted.sources]
-        inputs = sha256(
+        inputs = value_hash(
             {
                 "stage": wanted.model_dump(mode="json"),
                 "sources": [f.inputs for f in found],
-                "held_out": sha256(np.unique(held_out).tolist()),
+                "held_out": value_hash(np.unique(held_out).tolist()),
                 "fingerprint": self.wire.fingerprint,
                 "code": self.code,
             }
@@ -259,8 +258,4 @@ def write_stage(
 def source_key(section: SourceSection) -> str:
     """Names what is read, not how often: equal for two stages that take the same rows."""
     what = section.model_dump(mode="json", exclude={"epochs", "max_reject_rate"})
-    return f"{section.name}-{sha256(what)[:10]}"
-
-
-def sha256(value: Any) -> str:
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return f"{section.name}-{value_hash(what)[:10]}"

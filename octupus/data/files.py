@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from octupus.config import RECIPES
 from octupus.errors import DataError
+from octupus.wire.messages import canonical_json
 
 SUFFIXES = (".parquet", ".json", ".jsonl")
 _CHUNK = 1 << 20
@@ -41,6 +43,22 @@ def content_hash(path: Path) -> str:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         total.update(f"{file.relative_to(path) if path.is_dir() else file.name}\0{digest}\n".encode())
     return total.hexdigest()
+
+
+def value_hash(value: Any) -> str:
+    """sha256 of a JSON-able value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def code_hash(*folders: Path) -> str:
+    """sha256 over the Python and YAML files below the folders, recipes left out."""
+    found = [
+        (path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.suffix == ".py" or (path.suffix == ".yaml" and path.parent != RECIPES)
+    ]
+    return value_hash(sorted(found))
 
 
 def records(path: Path, source: str = "") -> Iterator[dict[str, Any]]:

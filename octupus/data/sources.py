@@ -12,7 +12,6 @@ In a reason, the words before the first ``": "`` are what is counted; what follo
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from typing import Any, Protocol, cast
 from pydantic import ValidationError
 
 from octupus.config import SourceSection
+from octupus.data.files import code_hash
 from octupus.errors import ConfigError, DataError
 from octupus.runs import Run
 from octupus.wire.messages import Conversation
@@ -83,16 +83,9 @@ class Source:
             raise DataError(f"not of this source's shape: {why}", source=self.label, row=row_id) from error
 
 
-def code_hash() -> str:
-    """Over all code and word lists that make rows (not the recipes): what is made from other code is made anew."""
-    rooms = [_folder().parent, Path(__file__).parent]
-    files = [
-        (path.relative_to(room).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
-        for room in rooms
-        for path in room.rglob("*")
-        if path.suffix == ".py" or (path.suffix == ".yaml" and path.parent != room)
-    ]
-    return hashlib.sha256(repr(sorted(files)).encode()).hexdigest()
+def rows_code() -> str:
+    """Hash of the code and word lists that make rows, not of the recipes: what other code made is made anew."""
+    return code_hash(_folder().parent, Path(__file__).parent)
 
 
 def open_source(section: SourceSection, run: Run) -> Source:

@@ -9,25 +9,22 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from octupus.config import TeacherSection, explain
+from octupus.config import Section, TeacherSection, explain
 from octupus.errors import ConfigError, JobError
 from octupus.teacher.protocol import Answer, Request
 
 ATTEMPTS = 3
 
 
-class Settings(BaseModel):
-    """``teacher.engine_args`` of this engine."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Settings(Section):
+    """``teacher.engine_args`` of this engine; ``base_url`` as in http://127.0.0.1:8000/v1."""
 
     base_url: str
-    """For instance http://127.0.0.1:8000/v1; the path of chat completions is added."""
     api_key_file: str | None = None
-    concurrency: int = Field(default=64, gt=0)
-    timeout_s: float = Field(default=600, gt=0)
+    concurrency: int = 64
+    timeout_s: float = 600
 
 
 def settings(section: TeacherSection) -> Settings:
@@ -47,8 +44,7 @@ class EndpointEngine:
     """A pool of threads, each waiting for one answer."""
 
     def __init__(self, section: TeacherSection) -> None:
-        self._settings, self._section = settings(section), section
-        self._url = f"{self._settings.base_url.rstrip('/')}/chat/completions"
+        self._section, self._settings = section, settings(section)
         self._headers = {"Content-Type": "application/json"}
         if self._settings.api_key_file is not None:
             self._headers["Authorization"] = f"Bearer {Path(self._settings.api_key_file).read_text().strip()}"
@@ -67,34 +63,30 @@ class EndpointEngine:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self, request: Request) -> Answer:
-        sampling = self._section.sampling
+        url = f"{self._settings.base_url.rstrip('/')}/chat/completions"
         body = {"model": self._section.model, "messages": request.messages, "seed": request.seed}
-        body |= sampling.model_dump(include={"temperature", "top_p", "max_tokens"})
-        for attempt in range(ATTEMPTS):
-            call = urllib.request.Request(self._url, json.dumps(body).encode(), self._headers)
+        body |= self._section.sampling.model_dump(include={"temperature", "top_p", "max_tokens"})
+        why = ""
+        for _ in range(ATTEMPTS):
+            call = urllib.request.Request(url, json.dumps(body).encode(), self._headers)
             try:
                 with urllib.request.urlopen(call, timeout=self._settings.timeout_s) as reply:
-                    return self._read(request.id, json.loads(reply.read()))
+                    return read(request.id, json.loads(reply.read()))
             except urllib.error.HTTPError as error:
-                said = error.read(300).decode(errors="replace")
+                why = f"{error.code} {error.read(300).decode(errors='replace')}"
                 if error.code in (400, 413, 422):  # this prompt, not the endpoint
-                    return Answer(request.id, "", "refused", refused=f"{error.code} {said}")
-                why = f"{error.code} {said}"
-            except (OSError, ValueError, KeyError, IndexError) as error:
+                    return Answer(request.id, "", "refused", refused=why)
+            except (OSError, ValueError, LookupError) as error:
                 why = str(error)
-            if attempt + 1 == ATTEMPTS:
-                break
-        raise JobError(
-            f"{self._url} failed {ATTEMPTS} times, last: {why}; see that it is up, then run the same command again "
-            "(answers are kept)"
-        )
+        raise JobError(f"{url} failed {ATTEMPTS} times, last: {why}; when it is up, run the same command again")
 
-    @staticmethod
-    def _read(request_id: str, reply: dict[str, Any]) -> Answer:
-        choice = reply["choices"][0]
-        reason: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
-        tokens = (reply.get("usage") or {}).get("completion_tokens", 0)
-        return Answer(request_id, choice["message"]["content"] or "", reason, tokens)
+
+def read(request_id: str, reply: dict[str, Any]) -> Answer:
+    """A chat completion as an answer; LookupError where it is none."""
+    choice = reply["choices"][0]
+    reason: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
+    tokens = (reply.get("usage") or {}).get("completion_tokens", 0)
+    return Answer(request_id, choice["message"]["content"] or "", reason, tokens)
 
 
 def open_engine(section: TeacherSection) -> EndpointEngine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import json
 import shutil
@@ -14,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from octupus.config import TeacherSection
-from octupus.data.files import content_hash
+from octupus.data.files import content_hash, value_hash
 from octupus.data.shards import writing
-from octupus.data.sources import Source, code_hash, open_source
+from octupus.data.sources import Source, open_source, rows_code
 from octupus.errors import ConfigError, DataError
 from octupus.runs import Run, publish_json, read_json
 from octupus.wire.messages import Conversation, canonical_json
@@ -61,10 +60,6 @@ class Plan:
         return sorted(found, key=lambda p: (-p.tokens, p.id))
 
 
-def sha256(value: Any) -> str:
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
 def make_plan(section: TeacherSection, run: Run, folder: Path, identity: Mapping[str, Any]) -> Plan:
     """The plan in ``folder``, made anew where anything that decides it has changed.
 
@@ -75,13 +70,13 @@ def make_plan(section: TeacherSection, run: Run, folder: Path, identity: Mapping
         raise ConfigError("teacher.prompts names no source: nothing to answer; add one to the recipe")
     sources = [open_source(prompts, run) for prompts in section.prompts]
     decides = {"identity": dict(identity), "sampling": section.sampling.model_dump(mode="json")}
-    inputs = sha256(
+    inputs = value_hash(
         {
             **decides,
             "shards": section.shards,
             "sources": [s.section.model_dump(mode="json", exclude={"epochs"}) for s in sources],
             "files": [None if s.path is None else content_hash(s.path) for s in sources],
-            "code": code_hash(),
+            "code": rows_code(),
         }
     )
     known = read_json(folder / "manifest.json")
@@ -116,17 +111,17 @@ def _write(sources: list[Source], folder: Path, shards: int, decides: Mapping[st
 def _prompts(sources: list[Source], decides: Mapping[str, Any], rejected: Counter[str]) -> Iterator[Prompt]:
     for source in sources:
         read = bad = 0
-        last: DataError | None = None
+        last = ""
         for row_id, row in source.rows():
             read += 1
             try:
                 system, users = _turns(source.conversation(row_id, row))
                 said = {"system": system, "users": users, **decides}
-                yield Prompt(sha256(said)[:32], system, users, source.label, row_id)
+                yield Prompt(value_hash(said)[:32], system, users, source.label, row_id)
             except DataError as error:
-                bad, last = bad + 1, error
+                bad, last = bad + 1, f"row {row_id}: {error.reason}"
                 rejected[error.reason.partition(": ")[0]] += 1
-        if last is not None and bad > source.section.max_reject_rate * read:
+        if bad > source.section.max_reject_rate * read:
             raise DataError(
                 f"{bad} of {read} rows are no prompts, {source.section.max_reject_rate:.0%} allowed; the last: {last}",
                 source=source.label,

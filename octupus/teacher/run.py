@@ -8,30 +8,28 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from octupus.config import Recipe
+from octupus.data.appended import AppendedFile, appended, count
 from octupus.errors import DataError
 from octupus.runs import Reporter, Run, publish_json, read_json
-from octupus.teacher.answers import AnswerFile, count, rows
 from octupus.teacher.gates import judge
 from octupus.teacher.plan import Plan, Prompt, make_plan
 from octupus.teacher.protocol import Answer, Engine, Request, engine_module
 
 
 def run(recipe: Recipe, run: Run, shards: Sequence[int] | None = None) -> dict[str, Any]:
-    """Answer the prompts of ``recipe.teacher``; goes on where an earlier call stopped.
+    """Answer the prompts of ``recipe.teacher``; goes on where an earlier call stopped. Returns counts.
 
     Args:
         recipe: its section ``teacher``.
         run: answers go to its folder ``teacher``.
         shards: the shards to work on (one worker of several); None for all.
-
-    Returns:
-        Counts of prompts, answers and rejects by reason.
 
     Raises:
         ConfigError: a recipe without prompts or with a teacher that does not exist.
@@ -41,19 +39,19 @@ def run(recipe: Recipe, run: Run, shards: Sequence[int] | None = None) -> dict[s
     module = engine_module(section)
     identity = module.identity(section)
     plan = _current_plan(recipe, run, identity)
-    mine = range(plan.shards) if shards is None else shards
-    label = {"engine": identity["engine"], "model": identity["model"]}
-    work = _Work(stage.path, plan, label, section.sampling.seed)
+    work = _Work(stage.path, plan, {k: identity[k] for k in ("engine", "model")}, section.sampling.seed)
     with stage.reporting(plan.prompts, "answers") as reporter:
-        waiting = work.open(mine, reporter)
-        if work.left:
+        reporter.update(count(stage.path / "answers") + count(stage.path / "rejects"))
+        waiting = work.prompts(range(plan.shards) if shards is None else shards)
+        first = next(waiting, None)
+        if first is not None:  # only then is an engine worth its start
             engine = module.open_engine(section)
             try:
-                work.answer(waiting, engine, reporter)
+                work.answer(chain([first], waiting), engine, reporter)
             finally:
                 engine.close()
                 work.close()
-    rejects = Counter(row["reason"].partition(": ")[0] for row in rows(stage.path / "rejects"))
+    rejects = Counter(row["reason"].partition(": ")[0] for row in appended(stage.path / "rejects"))
     answered = count(stage.path / "answers")
     print(f"teacher: {answered} answers, {rejects.total()} rejects of {plan.prompts} prompts; {dict(rejects) or ''}")
     if not answered:
@@ -71,31 +69,46 @@ def _current_plan(recipe: Recipe, run: Run, identity: dict[str, Any]) -> Plan:
         for kind in ("answers", "rejects"):
             if (path / kind).is_dir():
                 (path / kind).rename(aside / f"{kind}-{len(list(aside.iterdir()))}")
-        _take_over(path, plan)
+        if any(aside.iterdir()):
+            _take_over(path, plan)
         publish_json(path / "answers-of.json", plan.inputs)
     return plan
 
 
 def _take_over(path: Path, plan: Plan) -> None:
     shard_of = {prompt.id: shard for shard in range(plan.shards) for prompt in plan.shard(shard)}
-    files: dict[tuple[str, int], AnswerFile] = {}
-    for old in rows(path / "superseded"):
+    files: dict[tuple[str, int], AppendedFile] = {}
+    for old in appended(path / "superseded"):
         shard = shard_of.pop(old["id"], None)
         if shard is not None:
             kind = "rejects" if "reason" in old else "answers"
             if (kind, shard) not in files:
-                files[kind, shard] = AnswerFile(path / kind / f"{shard:05d}.jsonl")
+                files[kind, shard] = AppendedFile(path / kind / f"{shard:05d}.jsonl")
             files[kind, shard].append(old)
     for file in files.values():
         file.close()
 
 
-@dataclass
 class _Shard:
-    order: list[str]
-    answers: AnswerFile
-    rejects: AnswerFile
-    left: int
+    """A shard's two files, and how many of its prompts are in neither."""
+
+    def __init__(self, path: Path, plan: Plan, number: int) -> None:
+        prompts = plan.shard(number)
+        self.order = [prompt.id for prompt in prompts]
+        self.answers = AppendedFile(path / "answers" / plan.file(number).name)
+        self.rejects = AppendedFile(path / "rejects" / plan.file(number).name)
+        damaged = self.answers.damaged + self.rejects.damaged
+        if damaged:
+            print(f"teacher: shard {number}: {damaged} damaged rows dropped; they are asked again")
+        self.missing = [p for p in prompts if p.id not in self.answers.ids and p.id not in self.rejects.ids]
+        self.left = len(self.missing)
+
+    def close(self) -> None:
+        for file in (self.answers, self.rejects):
+            if self.left:
+                file.close()
+            else:
+                file.finish(self.order)
 
 
 @dataclass
@@ -115,49 +128,23 @@ class _Work:
     plan: Plan
     label: dict[str, str]
     seed: int
-    done: int = 0
-    left: int = 0
     shards: dict[int, _Shard] = field(default_factory=dict)
 
-    def open(self, numbers: Sequence[int], reporter: Reporter) -> Iterator[tuple[int, Prompt]]:
-        """Read what the shards already hold; hands back the prompts that are left, shard by shard."""
-        todo: list[tuple[int, list[str]]] = []
+    def prompts(self, numbers: Iterable[int]) -> Iterator[tuple[int, Prompt]]:
+        """What is left to ask, shard by shard; a shard is opened when its turn comes."""
         for number in numbers:
-            shard = self._open(number)
-            missing = [id for id in shard.order if id not in shard.answers.ids and id not in shard.rejects.ids]
-            damaged = shard.answers.damaged + shard.rejects.damaged
-            if damaged:
-                print(f"teacher: shard {number}: {damaged} damaged rows dropped; they are asked again")
-            self.done += len(shard.order) - len(missing)
-            shard.left = len(missing)
-            if missing:
-                todo.append((number, missing))
-                self.left += len(missing)
-            self._close(number)
-        reporter.update(self.done)
-        return self._prompts(todo)
-
-    def _open(self, number: int) -> _Shard:
-        order = [prompt.id for prompt in self.plan.shard(number)]
-        name = f"{number:05d}.jsonl"
-        shard = _Shard(order, AnswerFile(self.path / "answers" / name), AnswerFile(self.path / "rejects" / name), 0)
-        self.shards[number] = shard
-        return shard
+            self.shards[number] = shard = _Shard(self.path, self.plan, number)
+            if shard.left:
+                yield from ((number, prompt) for prompt in shard.missing)
+            else:
+                self._close(number)
 
     def _close(self, number: int) -> None:
-        shard = self.shards.pop(number)
-        for file in (shard.answers, shard.rejects):
-            file.finish(shard.order) if not shard.left else file.close()
+        self.shards.pop(number).close()
 
     def close(self) -> None:
         for number in list(self.shards):
             self._close(number)
-
-    def _prompts(self, todo: list[tuple[int, list[str]]]) -> Iterator[tuple[int, Prompt]]:
-        for number, missing in todo:
-            shard, wanted = self._open(number), set(missing)
-            shard.left = len(missing)
-            yield from ((number, p) for p in self.plan.shard(number) if p.id in wanted)
 
     def answer(self, waiting: Iterator[tuple[int, Prompt]], engine: Engine, reporter: Reporter) -> None:
         """Keep the engine full, over the ends of shards, until every prompt is done."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from octupus.config import TeacherSection
+from octupus.data.files import code_hash
 from octupus.errors import ConfigError
 from octupus.teacher.protocol import Answer, Request
 
@@ -17,18 +17,12 @@ Function = Callable[[Sequence[Mapping[str, Any]]], str]
 
 
 def function(name: str) -> Function:
-    """The function ``module:name``.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The function ``module:name``; ConfigError where there is none."""
     module, _, attribute = name.partition(":")
     try:
         found = vars(importlib.import_module(module)).get(attribute)
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"teacher.model {name!r}: no module {error.name}; name a function as module:function"
-        ) from error
+        raise ConfigError(f"teacher.model {name!r}: no module {error.name}; write it as module:function") from error
     if not callable(found):
         raise ConfigError(f"teacher.model {name!r}: {module} has no function {attribute!r}")
     return found  # type: ignore[no-any-return]
@@ -36,12 +30,8 @@ def function(name: str) -> Function:
 
 def identity(section: TeacherSection) -> dict[str, Any]:
     """The function and the code beside it, so that a changed script answers anew."""
-    name = section.model or ""
-    folder = Path(inspect.getfile(inspect.unwrap(function(name)))).parent
-    code = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".py", ".yaml")):
-        code.update(path.name.encode() + b"\0" + path.read_bytes())
-    return {"engine": "scripted", "model": name, "code": code.hexdigest()}
+    folder = Path(inspect.getfile(function(str(section.model)))).parent
+    return {"engine": "scripted", "model": section.model, "code": code_hash(folder)}
 
 
 class ScriptedEngine:
@@ -57,13 +47,12 @@ class ScriptedEngine:
         self._waiting.append(request)
 
     def step(self) -> list[Answer]:
-        done = [Answer(r.id, self._answer(r.messages), "stop") for r in self._waiting]
-        self._waiting.clear()
-        return done
+        waiting, self._waiting = self._waiting, []
+        return [Answer(request.id, self._answer(request.messages), "stop") for request in waiting]
 
     def close(self) -> None:
         self._waiting.clear()
 
 
 def open_engine(section: TeacherSection) -> ScriptedEngine:
-    return ScriptedEngine(function(section.model or ""))
+    return ScriptedEngine(function(str(section.model)))

@@ -1,4 +1,4 @@
-"""Answer files: append-only JSON lines, one row an id, each with a checksum, so that damage costs only what it hit."""
+"""Append-only JSON lines, one row an id, each with a checksum, so that a kill or a flipped bit costs only its row."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ from octupus.wire.messages import canonical_json
 _SEAL = ', "checksum": "'
 
 
+def _checksum(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
 def sealed(row: Mapping[str, Any]) -> bytes:
     """A row as one line that ends with the checksum of what stands before it."""
     body = canonical_json(row)[:-1]
     return f'{body}{_SEAL}{_checksum(body)}"}}\n'.encode()
 
 
-def _checksum(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()[:16]
-
-
 def opened(line: bytes) -> dict[str, Any] | None:
-    """The row of a line, or None where the line is damaged."""
+    """The row of a line, without its checksum, or None where the line is damaged."""
     try:
-        text = line.decode()
-        body, _, rest = text.rpartition(_SEAL)
+        body, _, rest = line.decode().rpartition(_SEAL)
         if rest != f'{_checksum(body)}"}}\n':
             return None
-        row: dict[str, Any] = json.loads(text)
+        row: dict[str, Any] = json.loads(body + "}")
     except ValueError:  # UnicodeDecodeError and JSONDecodeError
         return None
     return row
 
 
-class AnswerFile:
-    """One shard's answers (or rejects). Opening it drops damaged and repeated rows, which are then asked again.
+class AppendedFile:
+    """A file of rows. Opening it drops damaged and repeated ones (``damaged`` says how many).
 
     Raises:
         DataError: the disk is full; the rows written so far stay.
@@ -52,13 +51,15 @@ class AnswerFile:
         """In the order of the file."""
         self.damaged = 0
         good: list[bytes] = []
-        for line in path.open("rb") if path.is_file() else ():
-            row = opened(line)
-            if row is None or row["id"] in self.ids:
-                self.damaged += 1
-                continue
-            self.ids[row["id"]] = None
-            good.append(line)
+        if path.is_file():
+            with path.open("rb") as stream:
+                for line in stream:
+                    row = opened(line)
+                    if row is None or row["id"] in self.ids:
+                        self.damaged += 1
+                        continue
+                    self.ids[row["id"]] = None
+                    good.append(line)
         if self.damaged:
             publish_bytes(path, b"".join(good))
         with writing(path):
@@ -74,11 +75,12 @@ class AnswerFile:
         self.ids[row["id"]] = None
 
     def finish(self, order: Iterable[str]) -> None:
-        """Close; rows in the order of the plan, so that the file does not depend on which answer came first."""
+        """Close; rows in the given order, so that the file does not depend on which came first."""
         self._stream.close()
         wanted = [id for id in order if id in self.ids]
         if wanted != list(self.ids):
-            lines = {row["id"]: sealed_line for sealed_line, row in _lines(self.path)}
+            with self.path.open("rb") as stream:
+                lines = {row["id"]: line for line in stream if (row := opened(line)) is not None}
             publish_bytes(self.path, b"".join(lines[id] for id in wanted))
             self.ids = dict.fromkeys(wanted)
 
@@ -86,23 +88,15 @@ class AnswerFile:
         self._stream.close()
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    with path.open("rb") as stream:
-        for line in stream:
-            row = opened(line)
-            if row is not None:
-                yield line, row
-
-
-def rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """Every undamaged row of the answer files below a folder, without their checksums."""
+def appended(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every undamaged row of the files below a folder."""
     for path in sorted(folder.rglob("*.jsonl")):
-        for _, row in _lines(path):
-            yield {k: v for k, v in row.items() if k != "checksum"}
+        with path.open("rb") as stream:
+            yield from (row for line in stream if (row := opened(line)) is not None)
 
 
 def count(folder: Path) -> int:
-    """Rows of the answer files in a folder, by their line ends."""
+    """Rows of the files in a folder, by their line ends."""
     total = 0
     for path in folder.glob("*.jsonl"):
         with path.open("rb") as stream:
