@@ -14,7 +14,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from octupus.config import ScratchModel
 from octupus.errors import ConfigError
 
-EOS = "<|endoftext|>"
+EOS, PAD = "<|endoftext|>", "<|pad|>"
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -35,54 +35,42 @@ def byte_level(model: models.BPE) -> tokenizers.Tokenizer:
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
-    """A byte-level BPE of at most ``vocab_size`` ids, the last of them EOS; the same corpus gives the same tokenizer."""
+    """A byte-level BPE of at most ``vocab_size`` ids, EOS and PAD last; one corpus always gives one tokenizer."""
     tokenizer = byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,
+        vocab_size=vocab_size - 2,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    tokenizer.add_special_tokens([AddedToken(EOS, special=True, normalized=False)])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (EOS, PAD)])
     return tokenizer
 
 
-def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path, eos: str = EOS, **config: Any) -> None:
-    """``tokenizer.json`` and ``tokenizer_config.json`` as AutoTokenizer reads them."""
+def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path, **config: Any) -> None:
+    """``tokenizer.json`` and ``tokenizer_config.json`` as a Qwen2 checkpoint on the hub has them."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    added = {str(id): json.loads(json.dumps(_plain(t))) for id, t in tokenizer.get_added_tokens_decoder().items()}
+    added = {t["id"]: t for t in json.loads(tokenizer.to_str())["added_tokens"]}
     value = {
         "tokenizer_class": "Qwen2Tokenizer",
-        "added_tokens_decoder": added,
+        "added_tokens_decoder": {str(id): {k: v for k, v in t.items() if k != "id"} for id, t in added.items()},
         "add_prefix_space": False,
         "bos_token": None,
         "clean_up_tokenization_spaces": False,
-        "eos_token": eos,
-        "pad_token": eos,
+        "eos_token": EOS,
+        "pad_token": EOS,
         "unk_token": None,
         "model_max_length": 32768,
         **config,
     }
-    path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def _plain(token: AddedToken) -> dict[str, Any]:
-    return {
-        "content": token.content,
-        "lstrip": token.lstrip,
-        "normalized": token.normalized,
-        "rstrip": token.rstrip,
-        "single_word": token.single_word,
-        "special": token.special,
-    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def build(scratch: ScratchModel, corpus: Iterable[str], folder: Path) -> Path:
-    """An ordinary Hugging Face folder (fp32 weights) as a hub base would be; the same input gives the same bytes.
+    """An ordinary Hugging Face folder (fp32 weights), as a base on the hub is; the same input gives the same bytes.
 
-    ``scratch.vocab_size`` counts embedding rows; the tokenizer has at most ``SPARE_ROWS`` fewer ids.
+    ``scratch.vocab_size`` counts embedding rows; the tokenizer has at least ``SPARE_ROWS`` fewer ids.
 
     Raises:
         ConfigError: shapes that do not fit together.

@@ -1,8 +1,8 @@
 """A Hugging Face tokenizer folder as the wire format's Tokenizer, without transformers and without its traps.
 
-Text is encoded by a ``tokenizers.Tokenizer`` that knows no added tokens and no normaliser: what a user writes can neither
-become a special token nor be changed (Qwen's own file normalises to NFC, and ``split_special_tokens`` of transformers still
-matches added tokens that are not marked special, ``<tool_call>`` among them).
+Text is encoded by a ``tokenizers.Tokenizer`` that knows no added tokens and no normaliser: what a user writes can
+neither become a special token nor be changed (Qwen's own file normalises to NFC, and ``split_special_tokens`` of
+transformers still matches added tokens that are not marked special, ``<tool_call>`` among them).
 """
 
 from __future__ import annotations

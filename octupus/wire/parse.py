@@ -111,7 +111,7 @@ class Parser:
         rest = self._decode(b"", True)
         if rest:
             self.go_on(rest, events)
-        if self._held and not MARK.search(self._held):
+        if self._held and self._at in ("content", "arguments") and not MARK.search(self._held):
             self._emit(self._held, events)
         self._held = ""
         return events
@@ -130,15 +130,14 @@ class Parser:
                 break
             self._leave(text[:cut], state, events)
             text = text[cut + len(found) :]
-        if not text:
-            self._held = ""
+        if self._at == "name":
+            self._refuse_marks(text)
+            self._held = text
             return
-        hold = (
-            len(text) if self._at == "name" else max(_overlap(text, delimiter) for delimiter, _ in ends) if ends else 0
-        )
-        self._held = text[len(text) - hold :]
-        if hold < len(text):
-            self._emit(text[: len(text) - hold], events)
+        cut -= max((_overlap(text, delimiter) for delimiter, _ in ends), default=0)
+        self._held = text[cut:]
+        if cut:
+            self._emit(text[:cut], events)
 
     def _leave(self, text: str, state: str, events: list[Event]) -> None:
         if self._at == "name":
@@ -162,7 +161,7 @@ class Parser:
             events.append(ContentDelta(text))
         elif self._at == "arguments":
             events.append(ArgumentsDelta(self._calls - 1, text))
-        elif self._at != "name":
+        else:
             raise WireError(f"{text!r} cannot stand in an assistant turn ({self._at}, {self._calls} calls)")
 
     def _refuse_marks(self, text: str) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from octupus.errors import WireError
-from octupus.wire.bind import Bound
+from octupus.wire.bind import MARK, Bound
 from octupus.wire.format import in_call_order
 from octupus.wire.messages import Conversation, Message, Tool, canonical_json
 from octupus.wire.parse import Event, Parser, collect
@@ -30,6 +30,7 @@ def read(bound: Bound, ids: Sequence[int]) -> Conversation:
             raise WireError(f"no turn of dialect {bound.dialect.name!r} at character {at}: {text[at : at + 40]!r}")
         at = match.end()
         body = match.group(str(match.lastgroup))
+        size = len(messages)
         if match.lastgroup == "system":
             system, shown = _split_tools(bound, body) if not messages else (body, ())
             tools = shown or tools
@@ -40,6 +41,8 @@ def read(bound: Bound, ids: Sequence[int]) -> Conversation:
             messages.append(Message(role="user", content=body))
         elif body or at < len(text):  # else a prompt: the model goes on here
             messages.append(_answer(bound, body))
+        if any(MARK.search(message.content) for message in messages[size:]):
+            raise WireError(f"a token that cannot stand in the text of a turn: {body[:80]!r}")
     return Conversation(messages=by_position(messages), tools=tools)
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def _parts(token: bytes, rank: int, ranks: dict[bytes, int]) -> list[bytes]:
     """The two tokens whose merge makes this one: BPE over its bytes with only the merges of lower rank."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while True:
-        pairs = [(ranks.get(a + b, rank), i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))]
+        pairs = [(ranks.get(a + b, rank), i) for i, (a, b) in enumerate(pairwise(parts))]
         best, at = min(pairs)
         if best >= rank:
             return parts
