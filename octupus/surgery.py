@@ -65,26 +65,24 @@ def operate(model: Path, out: Path, dialect_name: str = "octupus", system: str |
     dialect = make_dialect(dialect_name, base)
     if system is not None:
         dialect = dialect.model_copy(update={"default_system": system})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        spec = extend_tokenizer(base.spec, dialect)
-        eos = base.token(base.eos_id)
-        tokenizer = HfTokenizer(spec, eos, base.chat_template, str(model))
-        wire = Wire(dialect, tokenizer)
-        report = {"model": str(model), "out": str(out), "dialect": dialect.name, "fingerprint": wire.fingerprint}
-        report |= _weights(model, scratch, base, wire)
-        report |= write_tokenizer(model, scratch, tokenizer)
-        write_wire(scratch, wire)
-        if out.exists():
-            shutil.rmtree(out)
-        os.chmod(scratch, 0o755)
-        os.rename(scratch, out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
+            scratch = Path(name) / out.name
+            scratch.mkdir()
+            tokenizer = HfTokenizer(
+                extend_tokenizer(base.spec, dialect), base.token(base.eos_id), base.chat_template, str(model)
+            )
+            wire = Wire(dialect, tokenizer)
+            report = {"model": str(model), "out": str(out), "dialect": dialect.name, "fingerprint": wire.fingerprint}
+            report |= _weights(model, scratch, base, wire) | write_tokenizer(model, scratch, tokenizer)
+            write_wire(scratch, wire)
+            if out.exists():
+                shutil.rmtree(out)
+            os.rename(scratch, out)
     except OSError as error:
         hint = "free some space" if error.errno == errno.ENOSPC else "make it writable, or choose another folder"
         raise JobError(f"surgery cannot write {out}: {error}; {hint}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return report
 
 
