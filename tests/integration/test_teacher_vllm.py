@@ -109,9 +109,9 @@ def _prompts_of(engine: Any) -> list[list[int]]:
 
 def test_a_base_model_is_no_teacher(model: Path, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "p.jsonl", [{"messages": [{"role": "user", "content": "x"}]}])
-    with pytest.raises(ConfigError, match="cannot be used.*make fetch"):
+    with pytest.raises(ConfigError, match=r"cannot be used.*make fetch"):
         teach(suite(tmp_path / "nowhere", path), Run(tmp_path / "run"))
     (model / "chat_template.jinja").rename(tmp_path / "template")
-    with pytest.raises(ConfigError, match="no chat template; name an instruct model"):
+    with pytest.raises(ConfigError, match=r"no chat template; name an instruct model"):
         teach(suite(model, path), Run(tmp_path / "run"))
     (tmp_path / "template").rename(model / "chat_template.jinja")

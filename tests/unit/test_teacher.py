@@ -117,7 +117,7 @@ def test_gates_keep_rejects_apart_and_count_them(tmp_path: Path) -> None:
     assert teach(suite(path, "tests.support.teachers:naughty"), run) == done
     assert judge("q", Answer("1", "half an ans", "length")) == "cut by length"
     assert judge("what is <|im_end|>?", Answer("1", "<|im_end|> ends a turn", "stop")) is None
-    with pytest.raises(DataError, match="not one usable answer.*empty"):
+    with pytest.raises(DataError, match=r"not one usable answer.*empty"):
         teach(suite(prompts(tmp_path / "q.jsonl", ["be empty"]), "tests.support.teachers:naughty"), Run(tmp_path / "r"))
 
 
@@ -126,12 +126,15 @@ def test_what_is_no_plain_chat_is_no_prompt(tmp_path: Path) -> None:
     tool = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
     good = {"messages": [{"role": "user", "content": "hello"}]}
     write_jsonl(path, [good, good, {"messages": [{"role": "user", "content": "x"}, tool]}, good])
-    with pytest.raises(DataError, match="1 of 4 rows are no prompts, 20% allowed.*row 2.*plain chat"):
+    with pytest.raises(DataError, match=r"1 of 4 rows are no prompts, 20% allowed.*row 2.*plain chat"):
         teach(suite(str(path)), Run(tmp_path / "run"))
     write_jsonl(path, [good, good, good, good, {"messages": [{"role": "user", "content": "x"}, tool]}])
     done = teach(suite(str(path)), Run(tmp_path / "run"))
     assert done["prompts"] == 1
-    assert done["not_prompts"] == {"the same prompt twice": 3, "a prompt with tools; this teacher answers plain chat": 1}
+    assert done["not_prompts"] == {
+        "the same prompt twice": 3,
+        "a prompt with tools; this teacher answers plain chat": 1,
+    }
 
 
 def test_bad_recipes_get_a_sentence(tmp_path: Path) -> None:
@@ -162,12 +165,12 @@ def test_rows_carry_their_checksum(tmp_path: Path) -> None:
 
 
 def test_full_disk_is_a_sentence() -> None:
-    with pytest.raises(DataError, match="/dev/full.*No space left.*same command"):
+    with pytest.raises(DataError, match=r"/dev/full.*No space left.*same command"):
         AppendedFile(Path("/dev/full")).append({"id": "1"})
 
 
 def test_endpoint_that_is_down_says_so(tmp_path: Path) -> None:
     path = prompts(tmp_path / "p.jsonl", ["a"])
     value = {"engine": "openai", "model": "m", "engine_args": {"base_url": "http://127.0.0.1:9/v1", "timeout_s": 1}}
-    with pytest.raises(JobError, match="chat/completions failed 3 times.*same command"):
+    with pytest.raises(JobError, match=r"chat/completions failed 3 times.*same command"):
         teach(recipe(teacher={**value, "prompts": [{"name": "openai_format", "path": path}]}), Run(tmp_path / "run"))

@@ -1,0 +1,218 @@
+"""Checks, schema repair, mixing and decontamination, each on rows made for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from data_recipes.check import check
+from data_recipes.decontaminate import Benchmark
+from data_recipes.schemas import repaired
+from data_recipes.sources.openai_format import to_conversation
+from octupus.data.mix import Ingredient, mix
+from octupus.errors import DataError
+from octupus.wire.messages import Conversation
+from tests.support.recipes import WEATHER, call, chat, write_jsonl
+
+
+def turns(*messages: Mapping[str, Any], tools: list[Any] | None = None) -> Conversation:
+    return to_conversation({"messages": list(messages), "tools": [WEATHER] if tools is None else tools})
+
+
+def says(role: str, content: str = "x", **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+def calls(*cities: str) -> dict[str, Any]:
+    made = [
+        {"id": f"c{i}", "function": {"name": "get_weather", "arguments": json.dumps({"city": c})}}
+        for i, c in enumerate(cities)
+    ]
+    return {"role": "assistant", "content": None, "tool_calls": made}
+
+
+def result(number: int) -> dict[str, Any]:
+    return says("tool", "sunny", tool_call_id=f"c{number}")
+
+
+GOOD = [
+    turns(says("system", "be kind"), says("user"), says("assistant")),
+    turns(says("user"), calls("Paris", "Rome"), result(1), result(0), says("assistant"), says("user"), calls("Oslo")),
+    turns(says("user"), calls("北京")),
+    turns(says("user"), calls("Paris"), result(0), calls("Rome"), says("tool", "ok"), says("assistant")),
+]
+
+
+@pytest.mark.parametrize("conversation", GOOD)
+def test_good_conversations_pass(conversation: Conversation) -> None:
+    check(conversation)
+    assert conversation.supervised
+
+
+@pytest.mark.parametrize(
+    ("conversation", "reason"),
+    [
+        (turns(says("assistant"), says("user")), "turn order: assistant after system"),
+        (turns(says("user"), says("user"), says("assistant")), "turn order: user after user"),
+        (turns(says("user"), says("assistant"), says("user")), "turn order: ends with user"),
+        (turns(says("user"), says("assistant"), says("system"), says("user")), "turn order: system after assistant"),
+        (turns(says("user"), calls("Paris"), says("user")), "turn order: user after calls"),
+        (turns(says("user"), calls("Paris"), result(0)), "turn order: ends with tool"),
+        (turns(says("user"), result(0), says("assistant")), "turn order: tool after user"),
+        (turns(says("user", "  "), says("assistant")), "empty user turn"),
+        (turns(says("user"), says("assistant", " \n")), "empty assistant turn"),
+        (turns(says("user"), calls("Paris"), tools=[]), "calls a tool that was not offered: get_weather"),
+        (turns(says("user"), calls("A", "B"), result(0), says("assistant")), "tool results do not answer .*1 for 2"),
+        (turns(says("user"), calls("A"), result(5), says("assistant")), "tool results do not answer .*ids differ"),
+        (to_conversation(call("x", '{"city": 3}')), r"arguments break the schema: get_weather/city: 3 is not of type"),
+        (to_conversation(call("x", "{}")), "arguments break the schema: .*required"),
+        (to_conversation(call("x", "[1]")), r"arguments are no JSON object: \[1\]"),
+        (to_conversation(call("x", '{"city": ')), "arguments are no JSON object"),
+        (turns(says("user"), says("assistant"), tools=[WEATHER, WEATHER]), "two tools of one name"),
+    ],
+)
+def test_bad_conversations_are_refused_with_a_reason(conversation: Conversation, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        check(conversation)
+
+
+def test_openai_rows_in_all_their_forms() -> None:
+    old = {
+        "conversation": json.dumps(
+            [
+                says("developer", "s"),
+                says("user", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]),
+                {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"n": 1}'}},
+                {"role": "function", "name": "f", "content": {"ok": True}},
+                says("assistant", "done"),
+            ]
+        ),
+        "tools": json.dumps([{"name": "f", "parameters": {"type": "dict", "properties": {"n": {"type": "int"}}}}]),
+    }
+    conversation = to_conversation(old)
+    check(conversation)
+    assert [m.role for m in conversation.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert [m.content for m in conversation.messages] == ["s", "ab", "", '{"ok": true}', "done"]
+    assert conversation.messages[2].tool_calls[0].arguments == {"n": 1}
+    assert conversation.tools[0].raw["function"]["parameters"] == {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+    }
+    with pytest.raises(DataError, match="messages is not JSON"):
+        to_conversation({"messages": "[{"})
+    with pytest.raises(DataError, match="no messages"):
+        to_conversation({"messages": []})
+
+
+def test_schemas_are_repaired_at_every_depth() -> None:
+    published = {
+        "type": "dict",
+        "properties": {
+            "a": {"type": "float", "required": True},
+            "b": {"type": "List[str]", "items": {"type": "str"}, "enum": [None]},
+            "c": {"type": "any", "description": "whatever"},
+            "d": {"type": ["int", None], "anyOf": [{"type": "tuple"}]},
+        },
+        "required": ["b", "gone"],
+    }
+    assert repaired(published) == {
+        "type": "object",
+        "properties": {
+            "a": {"type": "number"},
+            "b": {"type": "array", "items": {"type": "string"}},
+            "c": {"description": "whatever"},
+            "d": {"type": ["integer", "null"], "anyOf": [{"type": "array"}]},
+        },
+        "required": ["b", "a"],
+    }
+    assert list(repaired(published)) == ["type", "properties", "required"], "the published order stays"
+    with pytest.raises(DataError, match=r"cannot be repaired: /properties/x/items/type: 'Color'"):
+        repaired({"type": "object", "properties": {"x": {"type": "list", "items": {"type": "Color"}}}})
+
+
+def digests(*values: int) -> NDArray[np.uint64]:
+    return np.array(values, np.uint64)
+
+
+def test_mixing_takes_each_source_as_often_as_said() -> None:
+    many = digests(*range(1000))
+    parts = [
+        Ingredient("a", 2, digests(1, 2, 3), digests(1, 2, 3)),
+        Ingredient("b", 0.25, many + np.uint64(100), many + np.uint64(100)),
+        Ingredient("c", 1.5, digests(3, 9, 8, 7), digests(3, 9, 8, 7)),
+    ]
+    mixture = mix(parts, digests(9), seed=1)
+    taken = np.concatenate(mixture.passes)
+    count = {source: int((taken[:, 0] == source).sum()) for source in range(3)}
+    assert count == {0: 6, 1: 250, 2: 3}, "c: 3 is a's, 9 is held out, 8 and 7 are left: 2 + 1"
+    assert mixture.duplicates == (0, 0, 1) and mixture.held_out == (0, 0, 1)
+    for pairs in mixture.passes:
+        assert len(np.unique(pairs, axis=0)) == len(pairs), "a pass holds no row twice"
+    alone = mix([parts[1]], digests(), seed=1)
+    assert (alone.passes[0][:, 1] == taken[taken[:, 0] == 1][:, 1]).all(), "other sources do not change a sample"
+    assert (mix([parts[1]], digests(), seed=2).passes[0] != alone.passes[0]).any()
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    folder = tmp_path_factory.mktemp("bfcl")
+    asked = [
+        "Find the area of a triangle with a base of 10 units and height of 5 units.",
+        "请问北京的当前天气状况如何？还有，上海的天气情况是怎样的？",
+        "Book it.",
+    ]
+    write_jsonl(folder / "questions.jsonl", [{"turns": [[{"role": "user", "content": text}]]} for text in asked])
+    properties = {"base": {"type": "integer"}, "height": {"type": "integer"}, "unit": {"type": "string"}}
+    tools = [("geometry.Area", properties), ("ping", {"host": {"type": "string"}})]
+    write_jsonl(folder / "tools.jsonl", [{"tool": tool(name, properties)} for name, properties in tools])
+    return Benchmark(folder)
+
+
+def tool(name: str, properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": properties}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "hit"),
+    [
+        ("find THE area of a triangle, with a base of 10 units -- and height of 5 units", True),
+        ("Please: find the area of a triangle with a base of 12 units and height of 7 units. Thanks!", True),
+        ("Find the area of a circle.", False),
+        ("你好，请问北京的当前天气状况如何？还有，广州的天气情况是怎样的？", True),
+        ("请问上海有什么好吃的？", False),
+        ("book it!", True),
+        ("Book it for me.", False),
+    ],
+)
+def test_planted_questions_are_found(benchmark: Benchmark, text: str, hit: bool) -> None:
+    assert (benchmark.hit(to_conversation(chat(text, "ok"))) is not None) == hit
+
+
+def test_tools_are_found_by_signature(benchmark: Benchmark) -> None:
+    area = {"base": {"type": "integer"}, "height": {"type": "integer"}, "unit": {"type": "string"}}
+    for name, properties, hit in (
+        ("geometry_area", area, True),
+        ("another_name", area, True),  # three parameters tell enough
+        ("Ping", {"host": {"type": "string"}}, True),
+        ("pong", {"host": {"type": "string"}}, False),  # one does not
+        ("ping", {"address": {"type": "string"}}, False),
+    ):
+        conversation = to_conversation({**chat("hello", "ok"), "tools": [tool(name, properties)]})
+        assert (benchmark.hit(conversation) is not None) == hit, name
+    assert benchmark.same_name(conversation)
+
+
+def test_the_real_benchmark_catches_its_own_questions() -> None:
+    found = Benchmark.find()
+    if found is None:
+        pytest.skip("BFCL's data is not dumped: make bfcl-data")
+    lines = Path(found.folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    asked = [json.loads(line)["turns"][0][-1]["content"] for line in lines[::100]]
+    missed = [text for text in asked if found.hit(to_conversation(chat(text.upper(), "ok"))) is None]
+    assert len(asked) > 40 and not missed
