@@ -7,6 +7,7 @@ function of the step (octupus.data.batches, sft.py).
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,7 +80,7 @@ def _prune(folder: Path, step: int, keep: int) -> None:
             shutil.rmtree(path)
 
 
-def check(found: Complete, folder: Path, section: TrainSection, values: Mapping[str, Any], ranks: Ranks) -> None:
+def check(found: Complete, folder: Path, zero: int, values: Mapping[str, Any]) -> None:
     """Refuse to go on from a checkpoint of another run.
 
     Raises:
@@ -90,11 +91,57 @@ def check(found: Complete, folder: Path, section: TrainSection, values: Mapping[
         for key in sorted({*values, *found.values})
         if found.values.get(key) != values.get(key)
     ]
-    zero = section.deepspeed.zero
-    if (found.world, found.zero) != (ranks.world, zero):
-        changed.append(f"{found.world} ranks with ZeRO-{found.zero} there, {ranks.world} with ZeRO-{zero} now")
+    if found.zero != zero and {found.zero, zero} != {1, 2}:
+        changed.append(f"deepspeed.zero {found.zero} there, {zero} now")
     if changed:
         raise ConfigError(
             f"{folder / name(found.step)} was made with other values: {'; '.join(changed)}. "
             "Put them back to go on from there, start over with FRESH=1, or choose another RUN"
         )
+
+
+def foreign(found: Complete | None, section: TrainSection, ranks: Ranks) -> bool:
+    """Whether its optimizer state was dealt to another number of ranks, or by another ZeRO stage."""
+    return found is not None and (found.world, found.zero) != (ranks.world, section.deepspeed.zero)
+
+
+def load(engine: Any, folder: Path, found: Complete, ranks: Ranks) -> None:
+    """Put weights, optimizer and counters back; ``engine`` was built knowing whether they are :func:`foreign`."""
+    tag = name(found.step)
+    if engine.load_universal_checkpoint():
+        if ranks.first:
+            _universal(folder / tag, folder / "universal")
+        ranks.wait()
+        tag = "universal"
+    decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
+    engine.load_checkpoint(str(folder), tag=tag)
+    ranks.wait()
+    if tag != "universal":
+        return
+    # DeepSpeed 0.19.8 gives, in ZeRO-3, the first group's values to every group, and ONE step counter to all of them,
+    # which AdamW then raises once a group.
+    for group, decay in zip(engine.optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
+    for state in engine.optimizer.optimizer.state.values():
+        state["step"] = state["step"].clone()
+    if ranks.first:
+        shutil.rmtree(folder / tag, ignore_errors=True)
+
+
+def _universal(source: Path, target: Path) -> None:
+    """DeepSpeed's conversion to one file a parameter, from which any number of ranks can load."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    shutil.rmtree(target, ignore_errors=True)
+    print(f"converting {source.name} for another number of ranks or ZeRO stage", flush=True)
+    ds_to_universal.main(
+        argparse.Namespace(
+            input_folder=str(source),
+            output_folder=str(target),
+            num_extract_workers=1,
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=True,
+        )
+    )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
-import deepspeed
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # spares a probe, and a warning about what it found
+import deepspeed
 from torch import nn
 
 from octupus.config import TrainSection
@@ -82,10 +86,12 @@ def _dimensions(parameter: nn.Parameter) -> int:
     return len(shape)
 
 
-def engine(module: nn.Module, section: TrainSection, ranks: Ranks) -> Any:
+def engine(module: nn.Module, section: TrainSection, ranks: Ranks, universal: bool = False) -> Any:
     """``deepspeed.initialize`` around ``module``: a DeepSpeedEngine, untyped because DeepSpeed has no types."""
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in module.parameters())
-    config = settings(section, ranks.world, parameters, ranks.device.type)
+    config = settings(section, ranks.world, parameters, ranks.device.type) | {
+        "checkpoint": {"load_universal": universal}
+    }
     wrapped, *_ = deepspeed.initialize(model=module, optimizer=optimizer(module, section), config=config)
     return wrapped
 

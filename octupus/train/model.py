@@ -89,6 +89,9 @@ def load(folder: Path, precision: str, gradient_checkpointing: bool, zero3: dict
         JobError: no usable model there.
     """
     from transformers.integrations import HfDeepSpeedConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     keep = HfDeepSpeedConfig(zero3) if zero3 is not None else None  # transformers looks whether this object lives
     try:

@@ -62,8 +62,12 @@ class Ranks:
 
 
 @contextmanager
-def join(timeout_s: float = 1800.0) -> Iterator[Ranks]:
+def join(per_node: int = 1, timeout_s: float = 1800.0) -> Iterator[Ranks]:
     """Meet the other ranks as RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say; alone without them.
+
+    Args:
+        per_node: ranks that share this machine's cores (they are dealt unless OMP_NUM_THREADS is set).
+        timeout_s: how long a rank waits for the others, when meeting and in a collective.
 
     Inside, a peer that dies becomes a sentence: gloo notices at once, and every step talks over gloo.
 
@@ -82,7 +86,7 @@ def join(timeout_s: float = 1800.0) -> Iterator[Ranks]:
     accelerator = get_accelerator()
     device = torch.device(accelerator.device_name(local) if accelerator.device_name() != "cpu" else "cpu")
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", world))))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // min(world, per_node)))
     elif device.type != "cpu":
         accelerator.set_device(local)
     with _peers_named(rank, world):

@@ -46,7 +46,7 @@ def run(recipe: Recipe, run: Run, stage: StageName) -> dict[str, Any]:
     section: TrainSection = {"stage1": recipe.stage1, "stage2": recipe.stage2}[stage]
     folder = run.stage(stage)
     checkpoints, exported = folder.path / "checkpoints", folder.path / "export"
-    with Interrupts() as interrupts, join() as ranks:
+    with Interrupts() as interrupts, join(section.ranks_per_node) as ranks:
         start, shards = materials(run, stage)
         turns = deepspeed.accumulation(section, ranks.world)
         batches = Batches(shards, ranks.rank, ranks.world, section.micro_batch, turns, section.seed, section.epochs)
@@ -54,13 +54,13 @@ def run(recipe: Recipe, run: Run, stage: StageName) -> dict[str, Any]:
         values = decisive(section, shards, total)
         found = ranks.agreed(lambda: checkpoint.newest(checkpoints))
         if found is not None:
-            checkpoint.check(found, checkpoints, section, values, ranks)
+            checkpoint.check(found, checkpoints, section.deepspeed.zero, values)
             if found.step == total and (exported / "config.json").is_file():
                 return outputs(run, folder) if ranks.first else {}
 
-        objective, engine = build(start, section, ranks)
+        objective, engine = build(start, section, ranks, universal=checkpoint.foreign(found, section, ranks))
         if found is not None:
-            engine.load_checkpoint(str(checkpoints), tag=checkpoint.name(found.step))
+            checkpoint.load(engine, checkpoints, found, ranks)
         step = saved = found.step if found is not None else 0
         bad_steps = found.bad_steps if found is not None else 0
 
@@ -173,12 +173,12 @@ def materials(run: Run, stage: StageName) -> tuple[Path, Shards]:
     return start, shards
 
 
-def build(start: Path, section: TrainSection, ranks: Ranks) -> tuple[model.Objective, Any]:
-    """The objective and the DeepSpeed engine around it."""
+def build(start: Path, section: TrainSection, ranks: Ranks, universal: bool) -> tuple[model.Objective, Any]:
+    """The objective and the DeepSpeed engine around it, ready for a ``universal`` checkpoint or an ordinary one."""
     zero3 = section.deepspeed.zero == 3
     config = deepspeed.settings(section, ranks.world, deepspeed.BUCKET_ELEMENTS, ranks.device.type) if zero3 else None
     objective = model.load(start, section.precision, section.gradient_checkpointing, config)
-    return objective, deepspeed.engine(objective, section, ranks)
+    return objective, deepspeed.engine(objective, section, ranks, universal)
 
 
 LAYOUT = {
@@ -209,7 +209,11 @@ class Ahead:
     def _read(self, step: int) -> list[Batch]:
         for row in (row for rows in self.batches.rows(step) for row in rows):
             if not self.batches.shards[row].mask[1:].any():
-                raise DataError("nothing in it is supervised; run: make data FRESH=1", source=str(self.batches.shards.folder), row=row)
+                raise DataError(
+                    "nothing in it is supervised; run: make data FRESH=1",
+                    source="shards",
+                    row=row,
+                )
         return self.batches.at(step)
 
     def take(self, step: int) -> list[Batch]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from octupus.config import TrainSection
 from octupus.runs import Run
@@ -90,13 +92,6 @@ def test_two_ranks_are_one_at_every_zero_stage(plain: Run, two_ranks: dict[int, 
     assert_same_weights(weights(two_ranks[zero]), weights(plain), atol=1e-4)
 
 
-@pytest.mark.full
-def test_four_ranks_are_one(plain: Run, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    train_all([task(run)], 4, tmp_path / "logs")
-    assert losses(run) == pytest.approx(losses(plain), **CLOSE)
-
-
 def test_killed_and_interrupted_runs_resume_to_the_last_digit(two_ranks: dict[int, Run], tmp_path: Path) -> None:
     """kill -9 of one rank at a random step, later a signal to the other: nothing of it shows in the figures."""
     run = make_run(tmp_path / "run")
@@ -117,3 +112,46 @@ def test_killed_and_interrupted_runs_resume_to_the_last_digit(two_ranks: dict[in
     assert_same_weights(weights(run), weights(two_ranks[2]), atol=0.0)
     kept = {p.parent.name: json.loads(p.read_text()) for p in run.path.glob("stage1/checkpoints/*/complete.json")}
     assert len(kept) == 2 and "step-00000006" in kept and {c["world"] for c in kept.values()} == {2}, kept
+
+
+def rewound(run: Run, path: Path) -> Run:
+    """A copy that was killed after the checkpoint before the last one."""
+    copy = Run(shutil.copytree(run.path, path))
+    shutil.rmtree(copy.path / "stage1" / "export")
+    shutil.rmtree(max((copy.path / "stage1" / "checkpoints").glob("step-*")))
+    return copy
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (3, 3)])
+def test_a_checkpoint_of_two_ranks_goes_on_with_one(
+    two_ranks: dict[int, Run], tmp_path: Path, before: int, after: int
+) -> None:
+    run = rewound(two_ranks[before], tmp_path / "run")
+    sft.run(recipe(deepspeed={"zero": after}), run, "stage1")
+    assert losses(run) == pytest.approx(losses(two_ranks[2]), **CLOSE)
+    assert_same_weights(weights(run), weights(two_ranks[2]), atol=1e-4)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("zero", [2, 3])
+def test_four_ranks_are_one_and_go_on_as_two(plain: Run, tmp_path: Path, zero: int) -> None:
+    four = make_run(tmp_path / "four")
+    train_all([task(four, deepspeed={"zero": zero})], 4, tmp_path / "logs4")
+    assert losses(four) == pytest.approx(losses(plain), **CLOSE)
+    run = rewound(four, tmp_path / "two")
+    train_all([task(run, deepspeed={"zero": zero})], 2, tmp_path / "logs2")
+    assert losses(run) == pytest.approx(losses(plain), **CLOSE)
+
+
+def test_the_export_is_an_ordinary_folder_and_bf16_trains(plain: Run, tmp_path: Path) -> None:
+    run = alone(tmp_path, precision="bf16")
+    assert losses(run) == pytest.approx(losses(plain), rel=0.02)
+    for trained, dtype in ((plain, "float32"), (run, "bfloat16")):
+        start, export = trained.path / "surgery" / "model", trained.path / "stage1" / "export"
+        assert {p.name for p in start.iterdir()} == {p.name for p in export.iterdir()}
+        same = {p.name for p in start.iterdir() if p.read_bytes() == (export / p.name).read_bytes()}
+        assert {p.name for p in start.iterdir()} - same <= {"model.safetensors", "config.json"}
+        model = AutoModelForCausalLM.from_pretrained(export)
+        assert str(model.dtype) == f"torch.{dtype}" and model.lm_head.weight is model.model.embed_tokens.weight
+        tokenizer = AutoTokenizer.from_pretrained(export)
+        assert tokenizer.chat_template and tokenizer.eos_token == "<|endoftext|>"

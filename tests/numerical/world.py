@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from octupus.data.shards import ShardWriter
 from octupus.runs import Run
 from tests.numerical.rank import work
 from tests.support.tiny import tiny_folder, tiny_wire
+
+# Some sandboxes show AMX and then kill whoever uses it; oneDNN's bf16 kernels would.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 MODEL = ScratchModel(vocab_size=1024, hidden_size=32, intermediate_size=64, layers=2, heads=4, kv_heads=2)
 STAGE = {
