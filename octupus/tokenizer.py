@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 import tokenizers
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -106,16 +106,19 @@ class HfTokenizer:
         Raises:
             WireError: the folder has no template, or the template refuses these messages.
         """
+        try:
+            return self._template.render(messages=messages, eos_token=self.token(self.eos_id), **variables)
+        except (TemplateError, TypeError, ValueError) as error:
+            raise WireError(f"the checkpoint's chat template refused the conversation: {error}") from error
+
+    @cached_property
+    def _template(self) -> Template:
         if self.chat_template is None:
             raise WireError("this checkpoint has no chat template; name a dialect that needs none (octupus)")
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _refuse
-        specials = {"eos_token": self.token(self.eos_id)}
-        try:
-            return environment.from_string(self.chat_template).render(messages=messages, **specials, **variables)
-        except TemplateError as error:
-            raise WireError(f"the checkpoint's chat template refused the conversation: {error}") from error
+        return environment.from_string(self.chat_template)
 
     def token(self, id: int) -> str:
         """An added token's string."""

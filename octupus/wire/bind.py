@@ -52,20 +52,20 @@ class Bound:
             )
         self.tokens: dict[str, int] = {}  # those that this dialect writes: the token table of the fingerprint
         end = dialect.end or next(text for text, id in added.items() if id == tokenizer.eos_id)
-        d: Dialect = self._mark(dialect.model_copy(update={"end": end}))
+        d: Dialect = self.mark(dialect.model_copy(update={"end": end}))
         self.marked = d
         opens = (d.system.open, d.user.open, d.assistant, d.results.open + d.results.each_open)
         if not all(MARK.match(o) for o in opens) or MARK.search(d.tools.after_text + d.tools.open):
             raise WireError(f"dialect {dialect.name!r}: a turn must open with an added token of this tokenizer")
         self.opens = "".join(o[0] for o in opens)
 
-    def _mark(self, value: Any) -> Any:
+    def mark(self, value: Any) -> Any:
         """Every fixed string with its tokens marked, leftmost and longest, as in a chat template's output."""
         if isinstance(value, str):
             self.tokens |= {text: self._ids[self._marks[text]] for text in self._added.findall(value)}
             return self._added.sub(lambda match: self._marks[match.group()], value)
         if isinstance(value, Frozen):
-            return value.model_copy(update={name: self._mark(inner) for name, inner in value})
+            return value.model_copy(update={name: self.mark(inner) for name, inner in value})
         return value
 
     def id(self, mark: str) -> int:

@@ -5,11 +5,7 @@ In every string of a :class:`Dialect`, an added token of the checkpoint's tokeni
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-from octupus.errors import WireError
 from octupus.wire.messages import Frozen
-from octupus.wire.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 
@@ -109,19 +105,3 @@ OCTUPUS_V1 = OCTUPUS.model_copy(
         "results": Results(open="<|FUNCTION_OUTPUT|>", as_array=True),
     }
 )
-
-DIALECTS: Mapping[str, Callable[[Tokenizer], Dialect]] = {
-    "octupus": lambda _: OCTUPUS,
-    "octupus-v1": lambda _: OCTUPUS_V1,
-}
-
-
-def make_dialect(name: str, tokenizer: Tokenizer) -> Dialect:
-    """The dialect ``name`` as this checkpoint writes it (``qwen`` takes its sentences from the checkpoint's template).
-
-    Raises:
-        WireError: no such dialect, or a checkpoint that cannot speak it.
-    """
-    if name not in DIALECTS:
-        raise WireError(f"no dialect {name!r}; choose one of: {', '.join(sorted(DIALECTS))}")
-    return DIALECTS[name](tokenizer)

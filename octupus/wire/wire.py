@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
+from octupus.errors import WireError
 from octupus.wire.bind import Bound
-from octupus.wire.dialect import Dialect
+from octupus.wire.dialect import OCTUPUS, OCTUPUS_V1, Dialect
 from octupus.wire.export import chat_template, fingerprint
 from octupus.wire.format import render, render_prompt, turns
 from octupus.wire.grammar import CallGrammar, make_frame, make_grammar
 from octupus.wire.parse import Parser
+from octupus.wire.qwen import qwen
 from octupus.wire.read import normal, read
 from octupus.wire.tokenizer import Tokenizer
+
+DIALECTS: Mapping[str, Callable[[Tokenizer], Dialect]] = {
+    "octupus": lambda _: OCTUPUS,
+    "octupus-v1": lambda _: OCTUPUS_V1,
+    "qwen": qwen,
+}
+
+
+def make_dialect(name: str, tokenizer: Tokenizer) -> Dialect:
+    """The dialect ``name`` as this checkpoint writes it (``qwen`` takes its sentences from the checkpoint's template).
+
+    Raises:
+        WireError: no such dialect, or a checkpoint that cannot speak it.
+    """
+    if name not in DIALECTS:
+        raise WireError(f"no dialect {name!r}; choose one of: {', '.join(sorted(DIALECTS))}")
+    return DIALECTS[name](tokenizer)
 
 
 class Wire(Bound):

@@ -11,6 +11,7 @@ import tempfile
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import AddedToken, models, normalizers
@@ -80,9 +81,38 @@ def _parts(token: bytes, rank: int, ranks: dict[bytes, int]) -> list[bytes]:
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
 
 
+def instruct_spec(spec: dict[str, Any], template: str) -> dict[str, Any]:
+    """``spec`` with the added tokens of Qwen2.5 (or, for its template, Qwen3) that it lacks."""
+    names = {t: True for t in " ".join(SPECIAL).split()} | dict.fromkeys(ORDINARY.split(), False)
+    if template != "qwen2_5":
+        names |= dict.fromkeys(["<tool_response>", "</tool_response>", "<think>", "</think>"], False)
+    added = list(spec["added_tokens"])
+    next_id = 1 + max(spec["model"]["vocab"].values())
+    next_id = max([next_id, *(1 + t["id"] for t in added)])
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    for name in [n for n in names if n not in {t["content"] for t in added}]:
+        added.append({"id": next_id, "content": name, "special": names[name], **flags})
+        next_id += 1
+    return {**spec, "added_tokens": added}
+
+
+def instruct_template(template: str) -> str:
+    """The chat template of an instruct checkpoint: ``qwen2_5`` or ``qwen3``; skips where TRL is not installed."""
+    spec = importlib.util.find_spec("trl")
+    if spec is None or not spec.origin:
+        pytest.skip("the templates of the instruct models come with trl, which is not installed (make setup)")
+    return (Path(spec.origin).parent / f"chat_templates/{template}.jinja").read_text(encoding="utf-8")
+
+
 @cache
-def qwen_spec() -> dict[str, object]:
-    spec: dict[str, object] = json.loads((qwen_folder() / "tokenizer.json").read_text(encoding="utf-8"))
+def qwen_instruct(template: str) -> HfTokenizer:
+    """Qwen2.5's (``qwen2_5``) or Qwen3's (``qwen3``) instruct tokenizer, with the real vocabulary."""
+    return HfTokenizer(instruct_spec(qwen_spec(), template), "<|im_end|>", instruct_template(template))
+
+
+@cache
+def qwen_spec() -> dict[str, Any]:
+    spec: dict[str, Any] = json.loads((qwen_folder() / "tokenizer.json").read_text(encoding="utf-8"))
     return spec
 
 

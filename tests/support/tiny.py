@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import json
 import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
 
+from tokenizers import normalizers
+
 from octupus.scratch import EOS, save_tokenizer, train_tokenizer
 from octupus.surgery import extend_tokenizer, write_tokenizer
 from octupus.tokenizer import HfTokenizer, load_tokenizer
-from octupus.wire import Wire, write_wire
+from octupus.wire import Wire, make_dialect, write_wire
 from octupus.wire.dialect import OCTUPUS
+from tests.support.qwen import instruct_spec, instruct_template
 
 CORPUS = [
     "You are a helpful assistant. What is the weather in Paris today? It is sunny, 21 degrees.",
@@ -48,3 +52,26 @@ def tiny_tokenizer() -> HfTokenizer:
 @cache
 def tiny_wire() -> Wire:
     return Wire(OCTUPUS, tiny_tokenizer())
+
+
+@cache
+def tiny_instruct_folder(template: str) -> Path:
+    """Qwen2.5's or Qwen3's instruct tokenizer and template around the tiny vocabulary, normaliser included."""
+    folder = Path(tempfile.mkdtemp(prefix="octupus-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tokenizer = train_tokenizer(CORPUS * 4, 768)
+    tokenizer.normalizer = normalizers.NFC()
+    save_tokenizer(tokenizer, folder, eos_token="<|im_end|>", tokenizer_class="PreTrainedTokenizerFast")
+    spec = instruct_spec(json.loads(tokenizer.to_str()), template)
+    (folder / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(instruct_template(template), encoding="utf-8")
+    return folder
+
+
+@cache
+def tiny_dialect(name: str) -> Wire:
+    """A wire around the tiny vocabulary: octupus, octupus-v1, qwen2_5 or qwen3."""
+    if name in ("octupus", "octupus-v1"):
+        return Wire(make_dialect(name, tiny_tokenizer()), tiny_tokenizer())
+    tokenizer = load_tokenizer(tiny_instruct_folder(name))
+    return Wire(make_dialect("qwen", tokenizer), tokenizer)

@@ -74,19 +74,23 @@ def check_round_trip(wire: Wire, conversation: Conversation, cut: int) -> None:
     rendered = wire.render(conversation)
     assert wire.parse(rendered.ids) == wire.normal(conversation)
     answers = [m for m in wire.normal(conversation).messages if m.role == "assistant"]
-    rng = random.Random(cut)
     for answer, (start, ids) in zip(answers, wire.turns(rendered), strict=True):
-        one, all_at_once, pieces = wire.parser(), wire.parser(), wire.parser()
-        events = all_at_once.feed(ids) + all_at_once.finish()
-        assert [e for id in ids for e in one.feed([id])] + one.finish() == events
-        at, in_pieces = 0, []
-        while at < len(ids):
-            step = rng.randrange(1, 6)
-            in_pieces += pieces.feed(ids[at : at + step])
-            at += step
-        assert in_pieces + pieces.finish() == events
-        assert collected(events) == (answer.content, [(c.name, c.arguments_text) for c in answer.tool_calls])
+        check_one_turn_in_any_chunks(wire, ids, answer, cut)
         assert rendered.ids[start - 1] == wire.tokenizer.added_tokens["<|ASSISTANT|>"]
+
+
+def check_one_turn_in_any_chunks(wire: Wire, ids: list[int], answer: Message, seed: int) -> None:
+    rng = random.Random(seed)
+    one, all_at_once, pieces = wire.parser(), wire.parser(), wire.parser()
+    events = all_at_once.feed(ids) + all_at_once.finish()
+    assert [e for id in ids for e in one.feed([id])] + one.finish() == events
+    at, in_pieces = 0, []
+    while at < len(ids):
+        step = rng.randrange(1, 6)
+        in_pieces += pieces.feed(ids[at : at + step])
+        at += step
+    assert in_pieces + pieces.finish() == events
+    assert collected(events) == (answer.content, [(c.name, c.arguments_text) for c in answer.tool_calls])
 
 
 def collected(events: list[Any]) -> tuple[str, list[tuple[str, str]]]:
@@ -172,7 +176,7 @@ def test_law_5_parity_with_the_exported_template(conversation: Conversation) -> 
 
 def encoded(tokenizer: Any, messages: Any, tools: Any, prompt: bool) -> list[int]:
     ids: list[int] = tokenizer.apply_chat_template(
-        messages, tools=tools, add_generation_prompt=prompt, tokenize=True, return_dict=False
+        messages, tools=tools, add_generation_prompt=prompt, tokenize=True, return_dict=False, enable_thinking=False
     )
     return ids
 
