@@ -8,31 +8,31 @@ function of the step (octupus.data.batches, sft.py).
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from octupus.config import TrainSection
 from octupus.errors import ConfigError, JobError
-from octupus.runs import publish_json, read_json
+from octupus.runs import publish_json
 from octupus.train.ranks import Ranks
 
 MARKER = "complete.json"
 
 
-class Complete(BaseModel):
-    """``complete.json``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+@dataclass(frozen=True)
+class Complete:
+    """``complete.json``: how far a run has come."""
 
     step: int
     """Optimizer steps done."""
     world: int
     zero: int
-    bad_steps: int = 0
+    bad_steps: int
+    """Steps left out because loss or gradient was not finite."""
     values: dict[str, Any]
     """Everything that decides the numbers; a run with others must not go on from here."""
 
@@ -44,7 +44,7 @@ def name(step: int) -> str:
 def newest(folder: Path) -> Complete | None:
     """The newest complete checkpoint in ``folder``, whatever half-written ones lie beside it."""
     markers = sorted(folder.glob(f"step-*/{MARKER}"), reverse=True)
-    return Complete.model_validate(read_json(markers[0])) if markers else None
+    return Complete(**json.loads(markers[0].read_text(encoding="utf-8"))) if markers else None
 
 
 def save(engine: Any, folder: Path, complete: Complete, ranks: Ranks, keep: int) -> None:
@@ -68,7 +68,7 @@ def save(engine: Any, folder: Path, complete: Complete, ranks: Ranks, keep: int)
         ) from error
     ranks.wait()
     if ranks.first:
-        publish_json(folder / tag / MARKER, complete)
+        publish_json(folder / tag / MARKER, asdict(complete))
         _prune(folder, complete.step, keep)
 
 

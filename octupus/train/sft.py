@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,23 @@ from octupus.wire.export import check_fingerprint
 StageName = Literal["stage1", "stage2"]
 
 
+@dataclass(frozen=True)
+class Job:
+    """What one stage's training on one rank consists of."""
+
+    stage: StageName
+    section: TrainSection
+    folder: Stage
+    batches: Batches
+    total: int
+    """Optimizer steps."""
+    ranks: Ranks
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder.path / "checkpoints"
+
+
 def run(recipe: Recipe, run: Run, stage: StageName) -> dict[str, Any]:
     """Train one stage and export it; called again, it goes on from the newest complete checkpoint.
 
@@ -44,76 +62,66 @@ def run(recipe: Recipe, run: Run, stage: StageName) -> dict[str, Any]:
         Interrupted: a signal asked to stop; the checkpoint is written, and the same call goes on from it.
     """
     section: TrainSection = {"stage1": recipe.stage1, "stage2": recipe.stage2}[stage]
-    folder = run.stage(stage)
-    checkpoints, exported = folder.path / "checkpoints", folder.path / "export"
     with Interrupts() as interrupts, join(section.ranks_per_node) as ranks:
         start, shards = materials(run, stage)
         turns = deepspeed.accumulation(section, ranks.world)
         batches = Batches(shards, ranks.rank, ranks.world, section.micro_batch, turns, section.seed, section.epochs)
         total = min(batches.steps, section.max_steps or batches.steps)
-        values = decisive(section, shards, total)
-        found = ranks.agreed(lambda: checkpoint.newest(checkpoints))
+        job = Job(stage, section, run.stage(stage), batches, total, ranks)
+        exported = job.folder.path / "export"
+
+        values, zero = decisive(section, shards, total), section.deepspeed.zero
+        found = ranks.agreed(lambda: checkpoint.newest(job.checkpoints))
         if found is not None:
-            checkpoint.check(found, checkpoints, section.deepspeed.zero, values)
-            if found.step == total and (exported / "config.json").is_file():
-                return outputs(run, folder) if ranks.first else {}
+            checkpoint.check(found, job.checkpoints, zero, values)
+        if found is None or found.step < total or not (exported / "config.json").is_file():
+            objective, engine = build(start, section, ranks, universal=checkpoint.foreign(found, section, ranks))
+            if found is not None:
+                checkpoint.load(engine, job.checkpoints, found, ranks)
+            step, bad_steps = (found.step, found.bad_steps) if found is not None else (0, 0)
+            loop(job, engine, checkpoint.Complete(step, ranks.world, zero, bad_steps, values), interrupts)
+            model.export(objective, start, exported, section.precision, write=ranks.first, zero3=zero == 3)
+            ranks.wait()
+        return outputs(run, job.folder) if ranks.first else {}
 
-        objective, engine = build(start, section, ranks, universal=checkpoint.foreign(found, section, ranks))
-        if found is not None:
-            checkpoint.load(engine, checkpoints, found, ranks)
-        step = saved = found.step if found is not None else 0
-        bad_steps = found.bad_steps if found is not None else 0
 
-        def save() -> None:
-            state = checkpoint.Complete(
-                step=step, world=ranks.world, zero=section.deepspeed.zero, bad_steps=bad_steps, values=values
-            )
-            checkpoint.save(engine, checkpoints, state, ranks, section.keep_checkpoints)
-
-        with recording(folder, stage, step, total, ranks) as record, Ahead(batches, step, total) as ahead:
-            while step < total:
-                began = time.perf_counter()
-                work = ahead.take(step)
-                waited = time.perf_counter() - began
-                supervised, tokens, stop = ranks.total(
-                    [
-                        sum(b.supervised for b in work),
-                        sum(b.input_ids.size for b in work),
-                        interrupts.received is not None,
-                    ]
+def loop(job: Job, engine: Any, state: checkpoint.Complete, interrupts: Interrupts) -> None:
+    """From ``state`` to the last step, with a checkpoint at the end in any case."""
+    section, ranks, saved = job.section, job.ranks, state.step
+    with recording(job, state.step) as metrics, Ahead(job.batches, state.step, job.total) as ahead:
+        while state.step < job.total:
+            began = time.perf_counter()
+            work = ahead.take(state.step)
+            waited = time.perf_counter() - began
+            counts = [sum(b.supervised for b in work), sum(b.input_ids.size for b in work)]
+            supervised, tokens, stop = ranks.total([*counts, interrupts.received is not None])
+            if stop:
+                if state.step > saved:
+                    checkpoint.save(engine, job.checkpoints, state, ranks, section.keep_checkpoints)
+                raise Interrupted(
+                    f"{job.stage} stopped at step {state.step} of {job.total}, as a signal asked; run again to go on"
                 )
-                if stop:
-                    if step > saved:
-                        save()
-                    raise Interrupted(
-                        f"{stage} stopped at step {step} of {total}, as a signal asked; run again to go on"
-                    )
 
-                rate = learning_rate(section, step, total)
-                deepspeed.set_learning_rate(engine, rate)
-                torch.manual_seed((section.seed * 1_000_003 + step) * ranks.world + ranks.rank)
-                loss_sum, norm = train_step(engine, section, work, supervised, ranks)
-                loss = ranks.total([loss_sum])[0] / supervised
-                step += 1
-                if norm is None or not math.isfinite(loss):
-                    bad_steps += 1
-                    keep_bad_batch(folder, step, work, ranks)
-                    if bad_steps >= section.max_bad_steps:
-                        raise JobError(not_finite(folder, stage, step, bad_steps))
+            rate = learning_rate(section, state.step, job.total)
+            deepspeed.set_learning_rate(engine, rate)
+            torch.manual_seed((section.seed * 1_000_003 + state.step) * ranks.world + ranks.rank)
+            loss_sum, norm = train_step(engine, section, work, supervised, ranks)
+            loss = ranks.total([loss_sum])[0] / supervised
+            state = replace(state, step=state.step + 1)
+            if norm is None or not math.isfinite(loss):
+                state = replace(state, bad_steps=state.bad_steps + 1)
+                keep_bad_batch(job, state, work)
 
-                seconds, waits = time.perf_counter() - began, ranks.gather(waited)
-                if record is not None:
-                    row = {"loss": loss if math.isfinite(loss) else None, "grad_norm": norm, "lr": rate}
-                    row |= {"tokens": int(tokens), "supervised": int(supervised), "tokens_per_s": tokens / seconds}
-                    record.step(step, row | {"seconds": seconds, "data_wait": max(waits), "bad_steps": bad_steps})
-                if step % section.checkpoint_every == 0 or step == total:
-                    save()
-                    saved = step
-
-        zero3 = section.deepspeed.zero == 3
-        model.export(objective, start, exported, section.precision, write=ranks.first, zero3=zero3)
-        ranks.wait()
-        return outputs(run, folder) if ranks.first else {}
+            seconds, waits = time.perf_counter() - began, ranks.gather(waited)
+            if metrics is not None:
+                row = {"loss": loss if math.isfinite(loss) else None, "grad_norm": norm, "lr": rate}
+                row |= {"tokens": int(tokens), "supervised": int(supervised), "tokens_per_s": tokens / seconds}
+                metrics.step(
+                    state.step, row | {"seconds": seconds, "data_wait": max(waits), "bad_steps": state.bad_steps}
+                )
+            if state.step % section.checkpoint_every == 0 or state.step == job.total:
+                checkpoint.save(engine, job.checkpoints, state, ranks, section.keep_checkpoints)
+                saved = state.step
 
 
 def train_step(
@@ -230,33 +238,35 @@ class Ahead:
 
 
 @contextmanager
-def recording(folder: Stage, stage: StageName, step: int, total: int, ranks: Ranks) -> Iterator[Metrics | None]:
+def recording(job: Job, step: int) -> Iterator[Metrics | None]:
     """The first rank's metrics; what a killed run recorded beyond ``step`` is dropped."""
-    if not ranks.first:
+    if not job.ranks.first:
         yield None
         return
-    keep_until(folder.metrics, step)
-    with folder.reporting(total, "steps") as reporter:
+    keep_until(job.folder.metrics, step)
+    with job.folder.reporting(job.total, "steps") as reporter:
         reporter.update(step)
-        where = f"from step {step} of {total}" if step else f"{total} steps"
-        print(f"{stage}: {where}, {ranks.world} ranks on {ranks.device.type}", flush=True)
-        yield Metrics(folder.metrics, reporter, stage, total)
+        where = f"from step {step} of {job.total}" if step else f"{job.total} steps"
+        print(f"{job.stage}: {where}, {job.ranks.world} ranks on {job.ranks.device.type}", flush=True)
+        yield Metrics(job.folder.metrics, reporter, job.stage, job.total)
 
 
-def keep_bad_batch(folder: Stage, step: int, work: list[Batch], ranks: Ranks) -> None:
-    """Save what led to a loss or gradient that is not finite, so that it can be looked at."""
-    path = folder.path / "bad" / f"step-{step:08d}-rank-{ranks.rank}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
+def keep_bad_batch(job: Job, state: checkpoint.Complete, work: list[Batch]) -> None:
+    """Save what led to a loss or gradient that is not finite, so that it can be looked at.
+
+    Raises:
+        JobError: it was one too many.
+    """
+    folder = job.folder.path / "bad"
+    folder.mkdir(parents=True, exist_ok=True)
     arrays = {f"{key}_{i}": getattr(b, key) for i, b in enumerate(work) for key in ("input_ids", "labels", "bounds")}
-    np.savez_compressed(path, allow_pickle=False, **arrays)
-
-
-def not_finite(folder: Stage, stage: StageName, step: int, bad_steps: int) -> str:
-    return (
-        f"{stage}: loss or gradient was not finite in {bad_steps} steps, the last one step {step}; those updates were "
-        f"left out and their batches are in {folder.path / 'bad'}. Lower {stage}.lr, or look for broken data there; "
-        f"running again goes on from the newest checkpoint"
-    )
+    np.savez_compressed(folder / f"step-{state.step:08d}-rank-{job.ranks.rank}.npz", allow_pickle=False, **arrays)
+    if state.bad_steps >= job.section.max_bad_steps:
+        raise JobError(
+            f"{job.stage}: loss or gradient was not finite in {state.bad_steps} steps, the last one step {state.step}; "
+            f"those updates were left out and their batches are in {folder}. Lower {job.stage}.lr, or look for broken "
+            "data there; running again goes on from the newest checkpoint"
+        )
 
 
 def outputs(run: Run, folder: Stage) -> dict[str, Any]:

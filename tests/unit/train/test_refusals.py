@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from octupus.errors import ConfigError, DataError, JobError, WireError
-from octupus.runs import Run
+from octupus.runs import Run, publish_json
 from octupus.train import checkpoint, sft
 from octupus.train.deepspeed import accumulation, settings
 from tests.numerical.world import documents, losses, make_run, metrics, recipe, write_rows
@@ -112,9 +113,7 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path: Path) -> None:
         folder = tmp_path / checkpoint.name(step)
         folder.mkdir()
         if whole:
-            (folder / "complete.json").write_text(
-                checkpoint.Complete(step=step, world=1, zero=2, values={}).model_dump_json()
-            )
+            publish_json(folder / "complete.json", asdict(checkpoint.Complete(step, 1, 2, 0, {})))
     found = checkpoint.newest(tmp_path)
     assert found is not None and found.step == 4
 
