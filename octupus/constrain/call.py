@@ -1,0 +1,251 @@
+"""The outer automaton: content, call, name, arguments, next call or end. It owns the special tokens; texts are inner automata."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from octupus.constrain.vocabulary import Mask, Vocabulary, utf8_after
+from octupus.errors import ConstraintError
+from octupus.wire.grammar import CallGrammar
+
+MAX_FORCED = 256
+
+
+class Position(Protocol):
+    """Where a text stands. Positions are values: advancing makes another one."""
+
+    @property
+    def ended(self) -> bool: ...
+
+    def mask(self) -> Mask: ...
+
+    def advance(self, token: int) -> Position | None: ...
+
+
+class FreeText:
+    """Content that is no JSON: any text tokens, so long as no character is broken."""
+
+    __slots__ = ("_last", "_vocabulary", "ended", "length", "utf8")
+
+    def __init__(self, vocabulary: Vocabulary, length: int = 0, utf8: int = 0, last: bytes = b"") -> None:
+        self._vocabulary, self.length, self.utf8, self._last = vocabulary, length, utf8, last
+        self.ended = length > 0 and utf8 == 0
+
+    def mask(self) -> Mask:
+        return self._vocabulary.text(self.utf8)
+
+    def advance(self, token: int) -> FreeText | None:
+        data = self._vocabulary.tokens[token] if 0 <= token < self._vocabulary.size else None
+        utf8 = -1 if data is None else utf8_after(self.utf8, data)
+        if data is None or utf8 < 0:
+            return None
+        return FreeText(self._vocabulary, self.length + len(data), utf8, (self._last + data)[-16:])
+
+    def ends_with(self, text: bytes) -> bool:
+        """Whether something stands before ``text``, and ``text`` last."""
+        return self.ended and self.length > len(text) and self._last.endswith(text)
+
+
+class Several:
+    """One of several texts, not yet known which."""
+
+    __slots__ = ("_positions",)
+
+    def __init__(self, positions: Sequence[Position]) -> None:
+        self._positions = positions
+
+    @property
+    def ended(self) -> bool:
+        return any(position.ended for position in self._positions)
+
+    def mask(self) -> Mask:
+        mask: Mask = np.bitwise_or.reduce([position.mask() for position in self._positions])
+        return mask
+
+    def advance(self, token: int) -> Position | None:
+        after = [p for position in self._positions if (p := position.advance(token)) is not None]
+        return None if not after else after[0] if len(after) == 1 else Several(after)
+
+
+class Texts(Protocol):
+    """Where the outer automaton gets the inner ones."""
+
+    def literal(self, texts: tuple[str, ...]) -> Position:
+        """One of these texts."""
+        ...
+
+    def json(self, schema: object, head: str, tail: str, *, arguments: bool) -> Position:
+        """A value that obeys ``schema``, between two fixed texts."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Where an answer stands."""
+
+    phase: str
+    """begin, content, name, arguments, after, end."""
+    text: Position | None = None
+    calls: int = 0
+    name: bytes = b""
+    """Of phase ``name``: what there is of it."""
+
+
+class CallState:
+    """What one request may generate next.
+
+    Every method works on the tokens accepted so far; ``advance`` and ``rollback`` change them. Not for use by several threads.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, grammar: CallGrammar, texts: Texts) -> None:
+        self._vocabulary, self._grammar, self._texts = vocabulary, grammar, texts
+        self._frame = frame = grammar.frame
+        if frame.call_close is None and frame.between_calls:
+            raise ConstraintError("a frame whose calls are not closed cannot hold text between them")
+        self._heads = {(frame.before_name + f.name).encode(): f for f in grammar.functions}
+        begin = _Turn("begin")
+        if frame.content is None and grammar.content != "forbidden":
+            begin = _Turn("content", self._content())
+        self._history = [begin]
+        self._specials: tuple[_Turn, dict[int, Callable[[], _Turn]]] | None = None
+
+    @property
+    def can_end(self) -> bool:
+        """Whether the end of turn may come next."""
+        return self._frame.end in self._next(self._history[-1])
+
+    @property
+    def terminated(self) -> bool:
+        """Whether the turn has ended; nothing may follow."""
+        return self._history[-1].phase == "end"
+
+    def fill(self, row: Mask) -> None:
+        """Write the mask of allowed tokens into ``row`` (int32, at least ``Vocabulary.words`` long; the rest is cleared).
+
+        Raises:
+            ConstraintError: nothing may follow (never an end in its place), or working the mask out exceeds its budget.
+        """
+        turn, words = self._history[-1], self._vocabulary.words
+        if turn.text is None:
+            row[:] = 0
+        else:
+            row[:words] = turn.text.mask()
+            row[words:] = 0
+        specials = self._next(turn)
+        for token in specials:
+            row[token >> 5] |= np.int32(np.uint32(1 << (token & 31)).view(np.int32))
+        if not specials and not row[:words].any():
+            raise ConstraintError(f"nothing may follow in phase {turn.phase!r}; this is a defect of the constraint")
+
+    def advance(self, token: int) -> bool:
+        """Accept one token; False (and nothing changed) where it is not allowed."""
+        after = self._after(self._history[-1], token)
+        if after is None:
+            return False
+        self._history.append(after)
+        return True
+
+    def rollback(self, count: int) -> None:
+        """Forget the last ``count`` tokens."""
+        if not 0 <= count < len(self._history):
+            raise ConstraintError(f"cannot roll {count} tokens back: {len(self._history) - 1} were accepted")
+        if count:
+            del self._history[-count:]
+
+    def forced(self) -> list[int]:
+        """The tokens that must come next because each is the only one allowed; accepts none of them."""
+        found: list[int] = []
+        turn = self._history[-1]
+        while len(found) < MAX_FORCED and turn.phase != "end":
+            specials = self._next(turn)
+            allowed = list(specials) + (_first_two(turn.text.mask()) if turn.text is not None else [])
+            after = self._after(turn, allowed[0]) if len(allowed) == 1 else None
+            if after is None:
+                break
+            found.append(allowed[0])
+            turn = after
+        return found
+
+    def _after(self, turn: _Turn, token: int) -> _Turn | None:
+        special = self._next(turn).get(token)
+        if special is not None:
+            return special()
+        text = turn.text.advance(token) if turn.text is not None else None
+        if text is None:
+            return None
+        name = turn.name + (self._vocabulary.tokens[token] or b"") if turn.phase == "name" else b""
+        return _Turn(turn.phase, text, turn.calls, name)
+
+    def _next(self, turn: _Turn) -> dict[int, Callable[[], _Turn]]:
+        """The special tokens that may follow, and where each leads."""
+        if self._specials is None or self._specials[0] is not turn:
+            self._specials = (turn, self._specials_of(turn))
+        return self._specials[1]
+
+    def _specials_of(self, turn: _Turn) -> dict[int, Callable[[], _Turn]]:
+        frame, grammar, text = self._frame, self._grammar, turn.text
+        more = bool(grammar.functions) and (grammar.max_calls is None or turn.calls < grammar.max_calls)
+        found: dict[int, Callable[[], _Turn]] = {}
+        if turn.phase == "begin":
+            if frame.content is not None and grammar.content != "forbidden":
+                found[frame.content] = lambda: _Turn("content", self._content())
+            if more and grammar.content != "required":
+                found[frame.call_open] = lambda: self._call(turn)
+        elif turn.phase == "content":
+            assert text is not None
+            untouched = turn is self._history[0]
+            if text.ended and grammar.min_calls == 0:
+                found[frame.end] = lambda: _Turn("end")
+            free = isinstance(text, FreeText) and text.ends_with(frame.before_first_call.encode())
+            if more and (free or (untouched and grammar.content != "required")):
+                found[frame.call_open] = lambda: self._call(turn)
+        elif turn.phase == "name":
+            if turn.name in self._heads and isinstance(frame.separator, int):
+                found[frame.separator] = lambda: self._arguments(turn)
+        elif turn.phase == "arguments" and text is not None and text.ended and frame.call_close is not None:
+            found[frame.call_close] = lambda: self._closed(turn, more)
+        elif turn.phase == "after" or (turn.phase == "arguments" and text is not None and text.ended):
+            at_start = turn.phase == "arguments" or text is None or turn.name == b"start"
+            if at_start and turn.calls >= grammar.min_calls:
+                found[frame.end] = lambda: _Turn("end")
+            if more and (text is None or text.ended):
+                found[frame.call_open] = lambda: self._call(turn)
+        return found
+
+    def _content(self) -> Position:
+        schema = self._grammar.content_schema
+        return FreeText(self._vocabulary) if schema is None else self._texts.json(schema, "", "", arguments=False)
+
+    def _call(self, turn: _Turn) -> _Turn:
+        """A call opens: its name, or all of it where names are delimited by text."""
+        frame, calls = self._frame, turn.calls + 1
+        if isinstance(frame.separator, int):
+            return _Turn("name", self._texts.literal(tuple(head.decode() for head in self._heads)), calls)
+        after = frame.after_arguments
+        bodies = [
+            self._texts.json(f.parameters, head.decode() + frame.separator, after, arguments=True)
+            for head, f in self._heads.items()
+        ]
+        return _Turn("arguments", bodies[0] if len(bodies) == 1 else Several(bodies), calls)
+
+    def _arguments(self, turn: _Turn) -> _Turn:
+        function = self._heads[turn.name]
+        text = self._texts.json(function.parameters, "", self._frame.after_arguments, arguments=True)
+        return _Turn("arguments", text, turn.calls)
+
+    def _closed(self, turn: _Turn, more: bool) -> _Turn:
+        between = self._frame.between_calls if more else ""
+        return _Turn("after", self._texts.literal((between,)) if between else None, turn.calls, b"start")
+
+
+def _first_two(mask: Mask) -> list[int]:
+    """The first ids of a mask, two at most."""
+    found: list[int] = []
+    for word in np.flatnonzero(mask)[:2].tolist():
+        bits = int(mask[word]) & 0xFFFFFFFF
+        found += [word * 32 + bit for bit in range(32) if bits >> bit & 1][: 2 - len(found)]
+    return found

@@ -1,0 +1,375 @@
+"""lm-format-enforcer's grammar, one byte at a time, with its defects mended.
+
+Its parser states say which keys, values and separators may follow; what it gets wrong is done here: strings (escapes, control
+characters, lengths, UTF-8), numbers, the comma before a closing brace, counting items that are objects, white space. A
+position is a :class:`Branch`: a stack of parser states of which the topmost takes the next byte. Where several may take it,
+there are several branches, so that no branch ever has to guess.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lmformatenforcer.characterlevelparser import (
+    CharacterLevelParser,
+    CharacterLevelParserConfig,
+    ForceStopParser,
+    StringParser,
+    UnionParser,
+)
+from lmformatenforcer.jsonschemaparser import (
+    JsonSchemaParser,
+    ListParsingState,
+    NumberParsingState,
+    ObjectParsingStage,
+    ObjectParsingState,
+    StringParsingState,
+    get_parser,
+)
+
+from octupus.constrain.lexing import (
+    BLANKS,
+    NumberLex,
+    TextLex,
+    number_bytes,
+    number_ends,
+    number_move,
+    text_bytes,
+    text_move,
+)
+from octupus.constrain.normal import ANY_KEY, Excluding, Node
+
+MAX_BLANKS = 24
+"""White space in a row where any is allowed."""
+SPACE = "space"
+"""One blank must follow."""
+
+Lex = Any
+"""Where a branch stands inside its topmost state. A number: before the state's first byte, that many blanks seen. Else a
+TextLex, a NumberLex, the text of a literal or a key so far, the place in a fixed text, SPACE, or a key that awaits its colon."""
+
+
+class Frame:
+    """One parser state on a stack. Frames are interned: equal stacks are the same frame."""
+
+    __slots__ = ("below", "kind", "like", "state", "texts")
+
+    def __init__(self, below: Frame | None, kind: str, state: Any, like: int) -> None:
+        self.below, self.kind, self.state = below, kind, state
+        self.like = like
+        """Equal for stacks that allow the same bytes, though not always the same keys later on."""
+        self.texts: Sequence[str] = ()
+        """Of literals and declared keys: what may stand here, sorted. Of strings and free keys: what may not."""
+        if kind in ("literal", "key"):
+            self.texts = sorted(state.allowed_strings)
+        elif kind == "string":
+            self.texts = sorted(state.allowed_strings.texts)
+
+
+class Branch:
+    """A position: a stack and where inside its topmost state. Interned, so that identity is equality."""
+
+    __slots__ = ("lex", "mask", "moves", "number", "top")
+
+    def __init__(self, top: Frame | None, lex: Lex, number: int) -> None:
+        self.top, self.lex, self.number = top, lex, number
+        self.moves: dict[int, tuple[Branch, ...]] = {}
+        self.mask: Any = None
+
+
+class _Cursor(JsonSchemaParser):
+    """What parser states know of the parser that they belong to: the stack, on which they push, and the key last read."""
+
+    def __init__(self) -> None:
+        self._config = CharacterLevelParserConfig(alphabet="", max_json_array_length=0)
+        self.context = JsonSchemaParser._Context()
+        self.context.active_parser = self
+        self.object_stack: list[CharacterLevelParser] = []
+        self.last_parsed_string = ""
+
+
+class Grammar:
+    """All positions of one schema's JSON with a fixed text before and after it.
+
+    Args:
+        node: the schema; None: only ``head``.
+        any_space: white space as the model likes it, at most ``MAX_BLANKS`` in a row; else only ``", "`` and ``": "``.
+    """
+
+    def __init__(self, node: Node | None, head: str, tail: str, *, any_space: bool) -> None:
+        self._frames: dict[Any, Frame] = {}
+        self._likes: dict[Any, int] = {}
+        self._branches: dict[Any, Branch] = {}
+        self._cursor = _Cursor()
+        self._before: Lex = 0 if any_space else SPACE
+        self._blanks = MAX_BLANKS if any_space else 0
+        self.steps = 0
+        """Moves computed so far: what budgets are counted in."""
+        below = self._frame(None, "text", StringParser(tail)) if tail else None
+        begin = (
+            list(self._enter(below, get_parser(self._cursor, node), MAX_BLANKS)) if node else [self._branch(below, 0)]
+        )
+        if head:
+            begin = [self._branch(self._frame(branch.top, "text", StringParser(head)), 0) for branch in begin]
+        self.first: tuple[Branch, ...] = tuple(begin)
+
+    @property
+    def positions(self) -> int:
+        return len(self._branches) + len(self._frames)
+
+    def blank_may_follow(self, branch: Branch) -> bool:
+        return branch.lex is SPACE or (isinstance(branch.lex, int) and branch.lex < self._blanks)
+
+    def alike(self, branch: Branch) -> object:
+        """Equal for branches that allow the same tokens (no token holds a whole key)."""
+        top, lex = branch.top, branch.lex
+        assert top is not None
+        if top.kind == "free" and any(True for _ in with_prefix(top.texts, lex.text)):
+            return branch
+        if top.kind == "free":
+            lex = lex._replace(text=None)
+        elif (
+            isinstance(lex, tuple)
+            and lex[0] == "colon"
+            and not dict.__contains__(top.state.schema_object.properties, lex[1])
+        ):
+            lex = "colon"
+        return top.like, lex
+
+    def chosen(self, branch: Branch, text: str) -> Branch:
+        """The branch behind a literal, or behind the quote that closes a declared key."""
+        assert branch.top is not None
+        below = branch.top.below
+        return self._branch(below, ("colon", text)) if branch.top.kind == "key" else self._finish(below)
+
+    def closed(self, branch: Branch) -> Branch:
+        """A branch behind the quote that closes this string; of an undeclared key, whichever it is."""
+        assert branch.top is not None
+        below = branch.top.below
+        return self._branch(below, ("colon", ANY_KEY)) if branch.top.kind == "free" else self._finish(below)
+
+    def moves(self, branch: Branch, byte: int) -> tuple[Branch, ...]:
+        """The branches after ``byte``; none where it may not follow."""
+        found = branch.moves.get(byte)
+        if found is None:
+            self.steps += 1
+            found = tuple(dict.fromkeys(self._move(branch, byte))) if byte in self.allowed(branch) else ()
+            branch.moves[byte] = found
+        return found
+
+    def allowed(self, branch: Branch) -> frozenset[int]:
+        """The bytes that may follow."""
+        top, lex = branch.top, branch.lex
+        if top is None:
+            return frozenset()
+        if lex is SPACE:
+            return frozenset(b" ")
+        if top.kind == "text":
+            return frozenset((ord(top.state.target_str[lex]),))
+        if isinstance(lex, TextLex):
+            return text_bytes(lex, top.state.min_length, top.state.max_length, top.texts)
+        found = self._begins(top, lex) if isinstance(lex, int) else self._continues(top, lex)
+        return found | BLANKS if isinstance(lex, int) and lex < self._blanks else found
+
+    def _begins(self, top: Frame, lex: Lex) -> frozenset[int]:
+        if top.kind == "string":
+            return frozenset(b'"')
+        if top.kind == "number":
+            return number_bytes(NumberLex(), top.state.allow_floating_point)
+        if top.kind == "literal":
+            return frozenset(ord(text[0]) for text in top.texts)
+        state, begun = top.state, top.kind == "object"
+        self._cursor.object_stack = [state]
+        found = frozenset(map(ord, state.get_allowed_characters())) - BLANKS
+        if begun:
+            node, keys = state.schema_object, state.existing_keys
+            after_comma = keys and state.current_stage is ObjectParsingStage.PARSING_KEY_OR_END
+            if after_comma or len(keys) < node.min_properties:
+                found -= frozenset(b"}")
+            if node.max_properties is not None and len(keys) >= node.max_properties:
+                found -= frozenset(b',"')
+        return found
+
+    def _continues(self, top: Frame, lex: Lex) -> frozenset[int]:
+        if isinstance(lex, NumberLex):
+            return number_bytes(lex, top.state.allow_floating_point)
+        if isinstance(lex, tuple):
+            return frozenset(b":")
+        follow = frozenset(ord(text[len(lex)]) for text in with_prefix(top.texts, lex) if len(text) > len(lex))
+        return follow | frozenset(b'"') if top.kind == "key" and holds(top.texts, lex) else follow
+
+    def _move(self, branch: Branch, byte: int) -> Iterator[Branch]:
+        top, lex = branch.top, branch.lex
+        assert top is not None
+        if lex is SPACE:
+            yield self._branch(top, 0)
+        elif top.kind == "text":
+            last = lex + 1 == len(top.state.target_str)
+            below_text = top.below is None or top.below.kind == "text"
+            yield self._branch(top.below, 0 if below_text else MAX_BLANKS) if last else self._branch(top, lex + 1)
+        elif isinstance(lex, int) and byte in BLANKS:
+            yield self._branch(top, lex + 1)
+        elif top.kind in ("string", "free"):
+            yield self._text(top, lex, byte)
+        elif top.kind == "number":
+            number = number_move(lex if isinstance(lex, NumberLex) else NumberLex(), byte)
+            if number_ends(number):
+                yield self._finish(top.below)
+            if number_bytes(number, top.state.allow_floating_point):
+                yield self._branch(top, number)
+        elif top.kind == "key":
+            # A quote inside a key stands behind a backslash, where no key ends.
+            ends = byte == 0x22 and holds(top.texts, lex)
+            yield self._branch(top.below, ("colon", lex)) if ends else self._branch(top, lex + chr(byte))
+        elif top.kind == "literal":
+            text = chr(byte) if isinstance(lex, int) else lex + chr(byte)
+            if holds(top.texts, text):
+                yield self._finish(top.below)
+            if any(len(t) > len(text) for t in with_prefix(top.texts, text)):
+                yield self._branch(top, text)
+        else:
+            yield from self._structure(top, lex, byte)
+
+    def _text(self, top: Frame, lex: Lex, byte: int) -> Branch:
+        state = top.state
+        if not isinstance(lex, TextLex):
+            return self._branch(top, TextLex(text="" if top.texts else None))
+        if byte == 0x22 and not lex.escape:
+            return self._branch(top.below, ("colon", lex.text)) if top.kind == "free" else self._finish(top.below)
+        after = text_move(lex, byte, max(state.min_length or 0, state.max_length or 0))
+        if (
+            top.kind == "string"
+            and after.text is not None
+            and not any(True for _ in with_prefix(top.texts, after.text))
+        ):
+            after = after._replace(text=None)
+        return self._branch(top, after)
+
+    def _structure(self, top: Frame, lex: Lex, byte: int) -> Iterator[Branch]:
+        """A byte of an object or a list: lm-format-enforcer's state takes it, and may push the state of what it begins."""
+        state: Any = top.state
+        self._cursor.last_parsed_string = lex[1] if isinstance(lex, tuple) else ""
+        if isinstance(state, ListParsingState):
+            array: Any = state.list_member_type
+            state = state._clone()
+            if byte in b"[,":
+                seen = state.num_items_seen
+                state.list_member_type = array.prefix[seen] if seen < len(array.prefix) else array.rest
+                # It counts an item at the comma that it counted at the end of an object or a list already.
+                state.num_items_seen -= byte == 0x2C
+        self._cursor.object_stack = stack = [state]
+        state = state.add_character(chr(byte))
+        if isinstance(state, ListParsingState):
+            state.list_member_type = array
+            if byte == 0x5B and state.max_items == 0:
+                stack = [state, ForceStopParser()]
+        elif byte == 0x22:
+            stack = [state]
+            yield from self._keys(top, state)
+            return
+        if byte in b"]}":
+            yield self._finish(top.below)
+        elif len(stack) == 1:
+            yield self._branch(self._frame(top.below, top.kind, state), 0 if byte in b"{" else self._before)
+        else:
+            before = 0 if byte == 0x5B else self._before
+            yield from self._enter(self._frame(top.below, top.kind, state), stack[1], before)
+
+    def _keys(self, top: Frame, state: ObjectParsingState) -> Iterator[Branch]:
+        """A key begins: one of those declared, or any other."""
+        node: Any = state.schema_object
+        below = self._frame(top.below, "object", state)
+        left = [key for key in node.properties if key not in state.existing_keys]
+        needed = [key for key in node.required if key not in state.existing_keys]
+        if node.max_properties is not None and len(state.existing_keys) + len(needed) >= node.max_properties:
+            left = needed
+        elif node.properties.additional is not None:
+            yield self._branch(
+                self._frame(below, "free", StringParsingState(self._cursor, Excluding(), True)), TextLex()
+            )
+        if left:
+            yield self._branch(self._frame(below, "key", StringParsingState(self._cursor, left, True)), "")
+
+    def _enter(self, below: Frame | None, parser: CharacterLevelParser, lex: Lex) -> Iterator[Branch]:
+        """The branches in which a value begins: one for each alternative; a list may end instead of holding one."""
+        if isinstance(parser, UnionParser):
+            for inner in parser.parsers:
+                yield from self._enter(below, inner, lex)
+        elif isinstance(parser, ForceStopParser):
+            yield self._branch(below, lex)
+        else:
+            kind = _KINDS[type(parser)]
+            if kind == "string" and not isinstance(parser.allowed_strings, Excluding):
+                kind = "literal"
+            yield self._branch(self._frame(below, kind, parser), lex)
+
+    def _finish(self, below: Frame | None) -> Branch:
+        """A value has ended: the branch of what stands below it."""
+        if below is not None and below.kind == "list":
+            state, array = below.state._clone(), below.state.list_member_type
+            # Counted only as far as the count matters, so that long lists do not make ever new positions.
+            matters = max(array.minItems or 0, array.maxItems or 0, len(array.prefix), 1)
+            state.num_items_seen = min(state.num_items_seen + 1, matters)
+            below = self._frame(below.below, "list", state)
+        return self._branch(below, 0)
+
+    def _branch(self, top: Frame | None, lex: Lex) -> Branch:
+        key = (top, lex)
+        branch = self._branches.get(key)
+        if branch is None:
+            branch = self._branches[key] = Branch(top, lex, len(self._branches))
+        return branch
+
+    def _frame(self, below: Frame | None, kind: str, state: CharacterLevelParser) -> Frame:
+        local, alike = self._local(kind, state)
+        frame = self._frames.get((below, local))
+        if frame is None:
+            like = self._likes.setdefault((below.like if below else -1, alike), len(self._likes))
+            frame = self._frames[below, local] = Frame(below, kind, state, like)
+            if kind == "free":
+                assert below is not None
+                frame.texts = sorted(below.state.schema_object.forbidden.union(below.state.existing_keys))
+        return frame
+
+    def _local(self, kind: str, state: Any) -> tuple[Any, Any]:
+        """What tells this state from others on the same stack; and what of it decides which bytes may follow."""
+        if kind == "object":
+            node, keys = state.schema_object, frozenset(state.existing_keys)
+            first = (kind, node, state.current_stage)
+            counted = max(node.min_properties, node.max_properties or 0, 1)
+            return (*first, keys), (*first, keys.intersection(dict.keys(node.properties)), min(len(keys), counted))
+        if kind == "list":
+            local: Any = (kind, state.list_member_type, state.num_items_seen, state.seen_list_opener)
+        elif kind == "string":
+            local = (kind, state.min_length, state.max_length, frozenset(state.allowed_strings.texts))
+        elif kind == "literal":
+            local = (kind, *state.allowed_strings)
+        elif kind == "number":
+            local = (kind, state.allow_floating_point)
+        else:
+            local = (kind, state.target_str) if kind == "text" else (kind,)
+        return local, local
+
+
+_KINDS: dict[type, str] = {
+    ObjectParsingState: "object",
+    ListParsingState: "list",
+    NumberParsingState: "number",
+    StringParsingState: "string",
+}
+
+
+def with_prefix(texts: Sequence[str], prefix: str) -> Iterator[str]:
+    """Of sorted texts those that begin so."""
+    at = bisect_left(texts, prefix)
+    while at < len(texts) and texts[at].startswith(prefix):
+        yield texts[at]
+        at += 1
+
+
+def holds(texts: Sequence[str], text: str) -> bool:
+    """Whether sorted texts hold this one."""
+    at = bisect_left(texts, text)
+    return at < len(texts) and texts[at] == text

@@ -1,0 +1,217 @@
+"""The second authority: llguidance, for what lm-format-enforcer's grammar does not implement. Properties stand in its order."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import llguidance
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+
+from octupus.constrain.lexing import MAX_DIGITS
+from octupus.constrain.normal import Excluding, Node
+from octupus.constrain.vocabulary import Mask, Vocabulary
+from octupus.errors import ConstraintError
+
+_SCALARS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "pattern", "format")
+_SPACING = {
+    "canonical": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
+    "any": {"whitespace_flexible": True},
+}
+
+
+def lark(root: Node, head: str, tail: str, whitespace: str) -> str:
+    """A grammar in llguidance's language: ``head``, JSON that obeys ``root``, ``tail``.
+
+    Raises:
+        ConstraintError: the schema holds what cannot be said there.
+    """
+    schema = {**_Schema(root).whole, "x-guidance": _SPACING[whitespace]}
+    texts = [json.dumps(text, ensure_ascii=False) for text in (head, tail)]
+    return f"start: {texts[0] if head else ''} json {texts[1] if tail else ''}\njson: %json {json.dumps(schema)}\n"
+
+
+class _Schema:
+    """A normal form written as JSON Schema again, free of all logic but ``anyOf`` and ``$ref``."""
+
+    def __init__(self, root: Node) -> None:
+        self._names: dict[Node, str] = {}
+        self._defs: dict[str, Any] = {}
+        self._left: list[Node] = []
+        self.whole: dict[str, Any] = {**self._ref(root), "$defs": self._defs}
+        while self._left:
+            node = self._left.pop()
+            self._defs[self._names[node]] = self._of(node)
+
+    def _ref(self, node: Node | None) -> dict[str, Any]:
+        assert node is not None
+        if node not in self._names:
+            self._names[node] = f"n{len(self._names)}"
+            self._left.append(node)
+        return {"$ref": f"#/$defs/{self._names[node]}"}
+
+    def _of(self, node: Node) -> dict[str, Any]:
+        if node.type is None:
+            if node.enum:
+                return {"enum": [json.loads(literal.text.encode("latin-1")) for literal in node.enum]}
+            return {"anyOf": [self._of(a) if a.type != "object" else self._ref(a) for a in node.anyOf]}
+        made: dict[str, Any] = {"type": node.type}
+        if isinstance(node.enum, Excluding) and node.enum.texts:
+            raise ConstraintError("a string that must not be one of some", pointer=node.parts[0].pointer, keyword="not")
+        if node.type in ("string", "number", "integer"):
+            made |= {k: v for k, v in (("minLength", node.minLength), ("maxLength", node.maxLength)) if v is not None}
+            facets = [
+                {k: v} for at in node.parts for k, v in at.schema.items() if k in _SCALARS and _applies(k, node.type)
+            ]
+            unique = {json.dumps(facet, sort_keys=True): facet for facet in facets}
+            return (
+                {"allOf": [made, *unique.values()]} if len(unique) > 1 else {**made, **next(iter(unique.values()), {})}
+            )
+        if node.type == "array":
+            made |= {"prefixItems": [self._ref(n) for n in node.prefix]} if node.prefix else {}
+            made |= {k: v for k, v in (("minItems", node.minItems), ("maxItems", node.maxItems)) if v is not None}
+            return made | {"items": self._ref(node.rest) if node.rest is not None and node.rest.anyOf else False}
+        texts = {name: _plain(name) for name in [*node.properties, *node.forbidden]}
+        made["properties"] = {texts[name]: self._ref(inner) for name, inner in node.properties.items()}
+        made["properties"] |= {texts[n]: False for n in node.forbidden if n not in node.properties}
+        made["required"] = [texts[name] for name in node.required]
+        made["patternProperties"] = {pattern: self._ref(inner) for pattern, inner in node.patterns.items()}
+        additional = node.properties.additional
+        made["additionalProperties"] = False if additional is None else self._ref(additional)
+        made |= {"minProperties": node.min_properties} if node.min_properties else {}
+        made |= {"maxProperties": node.max_properties} if node.max_properties is not None else {}
+        return made
+
+
+def _applies(keyword: str, kind: str) -> bool:
+    return (keyword in ("pattern", "format")) == (kind == "string")
+
+
+def _plain(text: str) -> str:
+    plain: str = json.loads(f'"{text}"'.encode("latin-1"))
+    return plain
+
+
+class Guidance:
+    """llguidance over one vocabulary; made on first use, because its tokenizer takes a second and 120 MiB."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._tokenizer: LLTokenizer | None = None
+        self._lock = threading.Lock()
+        starts = [(id, text) for id, text in enumerate(vocabulary.json) if text is not None]
+        # Outside strings: tokens that go on with a run of digits, and those that would write an exponent.
+        self.digits = ~vocabulary.pack([id for id, text in starts if text[0] in b"0123456789"])
+        self.letters = ~vocabulary.pack([id for id, text in starts if text[0] in b"eE"])
+        self.usable = vocabulary.pack([id for id, _ in starts])
+
+    def tokenizer(self) -> LLTokenizer:
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = LLTokenizer(llguidance.TokenizerWrapper(_Tokens(self.vocabulary)))
+            return self._tokenizer
+
+    def matcher(self, grammar: str) -> LLMatcher:
+        """A matcher at its start.
+
+        Raises:
+            ConstraintError: llguidance refuses the grammar.
+        """
+        matcher = LLMatcher(self.tokenizer(), grammar, log_level=0)
+        if matcher.is_error():
+            raise ConstraintError(matcher.get_error().splitlines()[0])
+        return matcher
+
+
+class _Tokens:
+    """What llguidance's TokenizerWrapper asks of a tokenizer."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        added = [id for id, text in enumerate(vocabulary.json) if text is None]
+        # llguidance needs an id that ends a text; any that is no text token serves, because the turn is ended outside.
+        self.eos_token_id = vocabulary.eos_id
+        self.bos_token_id = None
+        self.tokens = [text if text is not None else b"\xff<%d>" % id for id, text in enumerate(vocabulary.json)]
+        self.special_token_ids = sorted({*added, vocabulary.eos_id})
+
+    def __call__(self, text: bytes) -> list[int]:
+        raise NotImplementedError("no text is encoded here")
+
+
+def check(grammar: str) -> None:
+    """Refuse what llguidance cannot compile.
+
+    Raises:
+        ConstraintError: with llguidance's reason.
+    """
+    failed, messages = LLMatcher.validate_grammar_with_warnings(grammar)
+    if failed:
+        raise ConstraintError(_reason(messages))
+
+
+def _reason(messages: Sequence[str] | Iterable[str]) -> str:
+    return next(iter(messages), "llguidance refuses the schema").splitlines()[0]
+
+
+class Session:
+    """One text of one request: a matcher, which goes back and forth between the positions that refer to it."""
+
+    def __init__(self, guidance: Guidance, matcher: LLMatcher) -> None:
+        self.guidance, self.matcher = guidance, matcher
+        self.depth = 0
+
+    def seek(self, depth: int) -> LLMatcher:
+        """The matcher behind its first ``depth`` tokens."""
+        if depth < self.depth:
+            self.matcher.rollback(self.depth - depth)
+            self.depth = depth
+        return self.matcher
+
+
+class Place:
+    """Where a text stands under llguidance; of one request only."""
+
+    __slots__ = ("_depth", "_inside", "_run", "_session")
+
+    def __init__(self, session: Session, depth: int = 0, inside: str = "", run: int = 0) -> None:
+        self._session, self._depth = session, depth
+        self._inside, self._run = inside, run
+
+    @property
+    def ended(self) -> bool:
+        accepting: bool = self._session.seek(self._depth).is_accepting()
+        return accepting
+
+    def mask(self) -> Mask:
+        """The text tokens that may follow.
+
+        Raises:
+            ConstraintError: llguidance has given up (a limit of its own).
+        """
+        guidance, matcher = self._session.guidance, self._session.seek(self._depth)
+        if matcher.is_stopped() and not matcher.is_error():
+            return np.zeros(guidance.vocabulary.words, np.int32)
+        found = np.frombuffer(matcher.compute_bitmask(), np.int32)[: guidance.vocabulary.words] & guidance.usable
+        if matcher.is_error():
+            raise ConstraintError(_reason([matcher.get_error()]))
+        if not self._inside and self._run:
+            found &= guidance.letters if self._run < MAX_DIGITS else guidance.letters & guidance.digits
+        return found
+
+    def advance(self, token: int) -> Place | None:
+        """After one more token; None where it may not follow."""
+        mask = self.mask()
+        if not 0 <= token < self._session.guidance.vocabulary.size or not mask[token >> 5] >> (token & 31) & 1:
+            return None
+        self._session.matcher.consume_token(token)
+        self._session.depth = self._depth + 1
+        inside, run = self._inside, self._run
+        for byte in self._session.guidance.vocabulary.json[token] or b"":
+            if inside:
+                inside = "" if byte == 0x22 and inside == '"' else "\\" if byte == 0x5C and inside == '"' else '"'
+            else:
+                inside, run = '"' if byte == 0x22 else "", run + 1 if 0x30 <= byte <= 0x39 else 0
+        return Place(self._session, self._depth + 1, inside, run)

@@ -1,0 +1,138 @@
+"""A schema as a document: bounded in size, with every ``$ref`` resolved inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urldefrag, urljoin
+
+from octupus.errors import ConstraintError
+
+MAX_DEPTH = 128
+MAX_VALUES = 200_000
+"""JSON values in one schema; more is refused."""
+
+
+def escape(key: str | int) -> str:
+    """One step of a JSON pointer (RFC 6901)."""
+    return "/" + str(key).replace("~", "~0").replace("/", "~1")
+
+
+@dataclass(frozen=True, eq=False)
+class Location:
+    """A subschema, where it stands (``pointer``, for messages) and against what its references resolve (``base``)."""
+
+    schema: Any
+    pointer: str
+    base: str
+    key: str
+    """Unique in the document; equal keys mean the same subschema."""
+
+    def under(self, *steps: str | int) -> Location:
+        """The subschema below.
+
+        Raises:
+            ConstraintError: what stands there is no schema.
+        """
+        schema: Any = self.schema
+        for step in steps:
+            schema = schema[step]
+        tail = "".join(map(escape, steps))
+        if not isinstance(schema, dict | bool):
+            reason = "a schema must be an object, true or false"
+            raise ConstraintError(reason, pointer=self.pointer + tail, keyword=str(steps[0]))
+        return Location(schema, self.pointer + tail, _base(self.base, schema), self.key + tail)
+
+    def instead(self, schema: dict[str, Any] | bool, name: str) -> Location:
+        """A schema made up in this one's place; ``name`` tells it from others."""
+        return Location(schema, self.pointer, self.base, f"{self.key}#{name}")
+
+
+def _base(base: str, schema: Any) -> str:
+    own = schema.get("$id") if isinstance(schema, dict) else None
+    return urldefrag(urljoin(base, own))[0] if isinstance(own, str) else base
+
+
+class Document:
+    """A root schema.
+
+    Raises:
+        ConstraintError: too deep, too large, or no schema at all.
+    """
+
+    def __init__(self, schema: Any) -> None:
+        if not isinstance(schema, dict | bool):
+            raise ConstraintError("a schema must be an object, true or false")
+        named = _bounded(schema)
+        self.root = Location(schema, "", _base("", schema), "")
+        self._named: dict[str, Location] = {self.root.base: self.root}
+        if named:
+            for at in _everywhere(self.root):
+                self._named.setdefault(at.base, at)
+                if isinstance(anchor := at.schema.get("$anchor"), str):
+                    self._named[f"{at.base}#{anchor}"] = at
+
+    def resolve(self, at: Location, keyword: str = "$ref") -> Location:
+        """What ``at``'s reference names.
+
+        Raises:
+            ConstraintError: nothing in this document.
+        """
+        reference = at.schema[keyword]
+        where, fragment = urldefrag(urljoin(at.base, reference)) if isinstance(reference, str) else ("?", "")
+        fragment = unquote(fragment)
+        found = self._named.get(f"{where}#{fragment}" if fragment else where)
+        if found is None and where in self._named and fragment.startswith("/"):
+            found = _follow(self._named[where], fragment)
+        if found is None:
+            reason = f"the reference {reference!r} names nothing in this schema"
+            raise ConstraintError(reason, pointer=at.pointer + escape(keyword), keyword=keyword)
+        return found
+
+
+def _follow(at: Location, fragment: str) -> Location | None:
+    place, base, tail = at.schema, at.base, ""
+    for step in fragment.split("/")[1:]:
+        step = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(place, list) and step.isdecimal() and int(step) < len(place):
+            place = place[int(step)]
+        elif isinstance(place, dict) and step in place:
+            place = place[step]
+        else:
+            return None
+        tail, base = tail + escape(step), _base(base, place)
+    if not isinstance(place, dict | bool):
+        return None
+    return Location(place, at.pointer + tail, base, at.key + tail)
+
+
+def _bounded(schema: Any) -> bool:
+    """Refuse what is too deep or too large; whether the document names subschemas by ``$id`` or ``$anchor``."""
+    stack: list[tuple[Any, int]] = [(schema, 0)] if isinstance(schema, dict) else []
+    count, named = 0, False
+    while stack:
+        value, depth = stack.pop()
+        named = named or (depth > 0 and "$id" in value) or "$anchor" in value
+        inner = value.values() if isinstance(value, dict) else value
+        count += len(inner)
+        if depth > MAX_DEPTH:
+            raise ConstraintError(f"the schema is nested more than {MAX_DEPTH} levels deep")
+        if count > MAX_VALUES:
+            raise ConstraintError(f"the schema holds more than {MAX_VALUES} values")
+        stack += [(item, depth + 1) for item in inner if isinstance(item, dict | list)]
+    return named
+
+
+def _everywhere(root: Location) -> Iterator[Location]:
+    """Every object below ``root`` that may be a schema; what stands in enum and const is data."""
+    stack: list[tuple[Any, str, str]] = [(root.schema, "", root.base)]
+    while stack:
+        value, pointer, base = stack.pop()
+        if isinstance(value, dict):
+            base = _base(base, value)
+            yield Location(value, pointer, base, pointer)
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in items:
+            if isinstance(inner, dict | list) and key not in ("enum", "const", "default", "examples"):
+                stack.append((inner, pointer + escape(key), base))

@@ -1,0 +1,212 @@
+"""A tokenizer's tokens as bytes: what every mask is made of. Added tokens and padding ids have no bytes and are in no mask.
+
+A mask is a packed int32 array of ``Vocabulary.words`` words; token ``i`` is bit ``i % 32`` of word ``i // 32``.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octupus.wire.tokenizer import Tokenizer
+
+Mask = NDArray[np.int32]
+
+# UTF-8 as an automaton over bytes (Unicode 16, table 3-7): state -> ranges of (first byte, last byte, next state).
+# State 0 stands between characters; 1 to 3 need that many continuation bytes; 4 to 7 follow E0, ED, F0, F4, whose second
+# byte is narrower.
+_FIRST = ((0x00, 0x7F, 0), (0xC2, 0xDF, 1), (0xE0, 0xE0, 4), (0xE1, 0xEC, 2), (0xED, 0xED, 5), (0xEE, 0xEF, 2))
+_UTF8 = (
+    (*_FIRST, (0xF0, 0xF0, 6), (0xF1, 0xF3, 3), (0xF4, 0xF4, 7)),
+    ((0x80, 0xBF, 0),),
+    ((0x80, 0xBF, 1),),
+    ((0x80, 0xBF, 2),),
+    ((0xA0, 0xBF, 1),),
+    ((0x80, 0x9F, 1),),
+    ((0x90, 0xBF, 2),),
+    ((0x80, 0x8F, 2),),
+)
+UTF8_STEP: tuple[tuple[int, ...], ...] = tuple(
+    tuple(next((to for low, high, to in ranges if low <= byte <= high), -1) for byte in range(256)) for ranges in _UTF8
+)
+"""``UTF8_STEP[state][byte]``: the next state, or -1 where the byte cannot stand there."""
+
+
+def utf8_after(state: int, data: bytes) -> int:
+    """The UTF-8 state after ``data``, or -1."""
+    for byte in data:
+        state = UTF8_STEP[state][byte]
+        if state < 0:
+            return -1
+    return state
+
+
+class Trie:
+    """A node of the byte trie over the tokens, unfolded on first visit: most of it is never visited."""
+
+    __slots__ = ("_children", "_depth", "_high", "_low", "_tokens", "ids")
+
+    def __init__(self, tokens: Sequence[tuple[bytes, int]], low: int, high: int, depth: int) -> None:
+        self._tokens, self._low, self._high, self._depth = tokens, low, high, depth
+        self._children: dict[int, Trie] | None = None
+        while low < high and len(tokens[low][0]) == depth:
+            low += 1
+        self.ids: tuple[int, ...] = tuple(id for _, id in tokens[self._low : low])
+        """The tokens that end here."""
+        self._low = low
+
+    @property
+    def children(self) -> dict[int, Trie]:
+        if self._children is None:
+            found, at, tokens, depth = {}, self._low, self._tokens, self._depth
+            while at < self._high:
+                prefix = tokens[at][0][: depth + 1]
+                byte = prefix[-1]
+                after = (prefix[:-1] + bytes([byte + 1]), -1) if byte < 255 else None
+                end = self._high if after is None else bisect_left(tokens, after, at, self._high)
+                found[byte] = Trie(tokens, at, end, depth + 1)
+                at = end
+            self._children = found
+        return self._children
+
+    def below(self) -> Iterator[tuple[bytes, int]]:
+        """(what follows this node, token) of every token further down."""
+        return ((text[self._depth :], id) for text, id in self._tokens[self._low : self._high])
+
+    def __len__(self) -> int:
+        """How many tokens end further down."""
+        return self._high - self._low
+
+
+# What a JSON string holds as Python's json writes it: characters, short escapes, \u00xx for the other control characters.
+_ESCAPE = rb'\\(?:["\\bfnrt]|u00(?:0[0-7be]|1[0-9a-f]))'
+_CONTENT = re.compile(rb'(?:[^\x00-\x1f"\\]|' + _ESCAPE + rb")*")
+_OPEN_ESCAPE = re.compile(rb"\\(?:u(?:0(?:0[01]?)?)?)?\Z")
+
+
+class Tail:
+    """What tokens hold behind the quote that closes a string, as a trie."""
+
+    __slots__ = ("children", "ends")
+
+    def __init__(self) -> None:
+        self.children: dict[int, Tail] = {}
+        self.ends: list[tuple[int, int]] = []
+        """(characters before the quote, token)."""
+
+
+class StringTokens:
+    """What the tokens below a trie node do inside a JSON string.
+
+    Args:
+        tokens: (what follows the node, token).
+        utf8: the UTF-8 state in which they begin.
+        escape: what there is of an escape when they begin.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, tokens: Iterable[tuple[bytes, int]], utf8: int, escape: bytes) -> None:
+        self._vocabulary = vocabulary
+        self._inside: dict[int, list[int]] = {}
+        self._masks: dict[int, Mask] = {}
+        self.tail = Tail()
+        self.longest = 0
+        """Characters that a token can hold of the string."""
+        for text, id in tokens:
+            if (utf8 or not text.isascii()) and utf8_after(utf8, text) < 0:
+                continue
+            text = escape + text
+            content = _CONTENT.match(text)
+            assert content is not None
+            end = content.end()
+            # A character counts where its first byte stands; one that an escape began has been counted.
+            characters = _characters(content.group()) - bool(escape and end)
+            self.longest = max(self.longest, characters + 1)
+            if end == len(text):
+                self._inside.setdefault(characters, []).append(id)
+            elif text[end] == 0x22:
+                node = self.tail
+                for byte in text[end + 1 :]:
+                    node = node.children.setdefault(byte, Tail())
+                node.ends.append((characters, id))
+            elif _OPEN_ESCAPE.match(text, end):
+                self._inside.setdefault(characters + (end > 0 or not escape), []).append(id)
+
+    def inside(self, room: int | None) -> Mask:
+        """Tokens that do not close the string and need at most ``room`` characters (None: any number)."""
+        room = self.longest if room is None or room > self.longest else room
+        mask = self._masks.get(room)
+        if mask is None:
+            ids = [id for need, group in self._inside.items() if need <= room for id in group]
+            mask = self._masks.setdefault(room, self._vocabulary.pack(ids))
+        return mask
+
+
+def _characters(content: bytes) -> int:
+    if b"\\" in content:
+        content = re.sub(_ESCAPE, b"e", content)
+    return len(content) if content.isascii() else sum((byte & 0xC0) != 0x80 for byte in content)
+
+
+class Vocabulary:
+    """Token bytes with everything that masks are built from.
+
+    Args:
+        token_bytes: the bytes of each id; None (or empty) for added tokens and padding ids.
+        eos_id: the tokenizer's end of text (only adapters use it: what ends a turn is in the grammar).
+    """
+
+    def __init__(self, token_bytes: Sequence[bytes | None], eos_id: int) -> None:
+        self.tokens = tuple(token or None for token in token_bytes)
+        self.eos_id, self.size = eos_id, len(self.tokens)
+        self.words = (self.size + 31) // 32
+        # A token that holds a whole key would make masks depend on all keys seen: it is left out of JSON, not of text.
+        self.json = tuple(t if t is not None and not _KEY.search(t) else None for t in self.tokens)
+        usable = sorted((t, id) for id, t in enumerate(self.json) if t is not None)
+        self.trie = Trie(usable, 0, len(usable), 0)
+        self._strings: dict[tuple[int, int, str], StringTokens] = {}
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Tokenizer) -> Vocabulary:
+        return cls([tokenizer.token_bytes(id) for id in range(tokenizer.size)], tokenizer.eos_id)
+
+    def pack(self, ids: Sequence[int]) -> Mask:
+        """A mask with these bits; read-only, because masks are shared."""
+        bits = np.zeros(self.words * 32, np.uint8)
+        bits[ids] = 1
+        mask = np.packbits(bits, bitorder="little").view(np.int32)
+        mask.flags.writeable = False
+        return mask
+
+    def unpack(self, mask: Mask) -> list[int]:
+        """The ids whose bits are set."""
+        found: list[int] = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")).tolist()
+        return found
+
+    @cached_property
+    def _texts(self) -> tuple[Mask, ...]:
+        tokens = [(t, id) for id, t in enumerate(self.tokens) if t is not None]
+        return tuple(
+            self.pack([id for t, id in tokens if (state == 0 and t.isascii()) or utf8_after(state, t) >= 0])
+            for state in range(len(UTF8_STEP))
+        )
+
+    def text(self, state: int) -> Mask:
+        """Tokens that keep UTF-8 whole from this state on (a character may be left open at the end)."""
+        return self._texts[state]
+
+    def string(self, node: Trie, utf8: int, escape: str) -> StringTokens:
+        """What the tokens below ``node`` do from this place in a JSON string on."""
+        key = (id(node), utf8, escape)
+        table = self._strings.get(key)
+        if table is None:
+            made = StringTokens(self, node.below(), utf8, escape.encode())
+            table = self._strings.setdefault(key, made)
+        return table
+
+
+_KEY = re.compile(rb'[{,]\s*"[^"]*"\s*(:|\Z)')

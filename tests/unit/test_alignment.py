@@ -1,0 +1,87 @@
+"""Law 4 of the wire format: the grammar that a training example's own tools make allows every supervised token, and the end."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from octupus.constrain import Constraint, Vocabulary
+from octupus.wire import Conversation, ResponseFormat, Tool, ToolChoice, Wire
+from tests.support.conversations import conversations
+from tests.support.tiny import tiny_dialect
+
+
+@cache
+def setting(dialect: str) -> tuple[Wire, Constraint]:
+    wire = tiny_dialect(dialect)
+    return wire, Constraint(Vocabulary.from_tokenizer(wire.tokenizer))
+
+
+def refused(wire: Wire, constraint: Constraint, conversation: Conversation) -> list[str]:
+    """The supervised tokens that the grammar would not have allowed."""
+    wrong = []
+    row = np.empty(constraint.vocabulary.words, np.int32)
+    rendered = wire.render(conversation)
+    for _, ids in wire.turns(rendered):
+        grammar = wire.grammar(conversation.tools, ToolChoice(), True, ResponseFormat())
+        state = constraint.start(grammar)
+        for at, token in enumerate(ids):
+            state.fill(row)
+            in_mask = bool(row[token >> 5] >> (token & 31) & 1)
+            accepted = state.advance(token)
+            assert in_mask == accepted
+            if not accepted:
+                wrong.append(f"{wire.tokenizer.decode(ids[:at])!r} | {token} {wire.tokenizer.decode([token])!r}")
+                break
+        else:
+            if not state.terminated:
+                wrong.append(f"{wire.tokenizer.decode(ids)!r} did not end")
+    return wrong
+
+
+def inferred(values: list[Any]) -> dict[str, Any] | bool:
+    """A schema that just these values satisfy, as tight as the constraint enforces it."""
+    scalars = {"bool": "boolean", "int": "integer", "float": "number", "NoneType": "null"}
+    found: list[dict[str, Any]] = []
+    texts = [v for v in values if isinstance(v, str)]
+    if texts:
+        limits = {"minLength": min(map(len, texts)), "maxLength": max(map(len, texts))}
+        found.append({"type": "string", **limits} if len(texts) > 1 else {"enum": texts})
+    found += [{"type": scalars[name]} for name in sorted({type(v).__name__ for v in values} & scalars.keys())]
+    lists = [v for v in values if isinstance(v, list)]
+    if lists:
+        inner = [item for v in lists for item in v]
+        found.append({"type": "array", "maxItems": max(map(len, lists)), "items": inferred(inner)})
+    objects = [v for v in values if isinstance(v, dict)]
+    if objects:
+        keys = dict.fromkeys(key for v in objects for key in v)
+        properties = {key: inferred([v[key] for v in objects if key in v]) for key in keys}
+        required = [key for key in keys if all(key in v for v in objects)]
+        found.append({"type": "object", "properties": properties, "required": required, "additionalProperties": False})
+    return found[0] if len(found) == 1 else {"anyOf": found} if found else False
+
+
+def fitted(conversation: Conversation, tight: bool) -> Conversation:
+    """The conversation with tools whose schemas its calls obey."""
+    said: dict[str, list[Any]] = {}
+    for message in conversation.messages:
+        for call in message.tool_calls:
+            said.setdefault(call.name, []).append(call.arguments)
+    tools = []
+    for tool in conversation.tools:
+        schema = inferred(said[tool.name]) if tight and tool.name in said else {"type": "object"}
+        tools.append(Tool(raw={"type": "function", "function": {"name": tool.name, "parameters": schema}}))
+    return conversation.model_copy(update={"tools": tuple(tools)})
+
+
+@pytest.mark.parametrize("tight", [True, False])
+@pytest.mark.parametrize("dialect", ["octupus", "octupus-v1", "qwen2_5", "qwen3"])
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(conversation=conversations())
+def test_every_supervised_token_is_allowed(dialect: str, tight: bool, conversation: Conversation) -> None:
+    wire, constraint = setting(dialect)
+    assert refused(wire, constraint, fitted(conversation, tight)) == []
