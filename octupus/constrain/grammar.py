@@ -209,7 +209,7 @@ class Grammar:
             last = lex + 1 == len(top.state.target_str)
             below_text = top.below is None or top.below.kind == "text"
             yield self._branch(top.below, 0 if below_text else MAX_BLANKS) if last else self._branch(top, lex + 1)
-        elif isinstance(lex, int) and byte in BLANKS:
+        elif isinstance(lex, int) and lex < self._blanks and byte in BLANKS:
             yield self._branch(top, lex + 1)
         elif top.kind in ("string", "free"):
             yield self._text(top, lex, byte)
@@ -260,11 +260,13 @@ class Grammar:
                 # It counts an item at the comma that it counted at the end of an object or a list already.
                 state.num_items_seen -= byte == 0x2C
         self._cursor.object_stack = stack = [state]
-        state = state.add_character(chr(byte))
+        if byte == 0x5B and state.max_items == 0:  # there is no item whose state could be made
+            state.seen_list_opener = True
+            stack = [state, ForceStopParser()]
+        else:
+            state = state.add_character(chr(byte))
         if isinstance(state, ListParsingState):
             state.list_member_type = array
-            if byte == 0x5B and state.max_items == 0:
-                stack = [state, ForceStopParser()]
         elif byte == 0x22:
             stack = [state]
             yield from self._keys(top, state)

@@ -25,7 +25,7 @@ _ESCAPES = {
     "\\u": frozenset(b"0"),
     "\\u0": frozenset(b"0"),
     "\\u00": frozenset(b"01"),
-    "\\u000": frozenset(b"01234567be"),
+    "\\u000": frozenset(b"01234567bef"),
     "\\u001": frozenset(b"0123456789abcdef"),
 }
 

@@ -84,7 +84,7 @@ class Trie:
 
 
 # What a JSON string holds as Python's json writes it: characters, short escapes, \u00xx for the other control characters.
-_ESCAPE = rb'\\(?:["\\bfnrt]|u00(?:0[0-7be]|1[0-9a-f]))'
+_ESCAPE = rb'\\(?:["\\bfnrt]|u00(?:0[0-7bef]|1[0-9a-f]))'
 _CONTENT = re.compile(rb'(?:[^\x00-\x1f"\\]|' + _ESCAPE + rb")*")
 _OPEN_ESCAPE = re.compile(rb"\\(?:u(?:0(?:0[01]?)?)?)?\Z")
 
