@@ -1,0 +1,241 @@
+"""The whole data stage over files: what trains, what is left out and why, bytes, kills."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_recipes import preview
+from data_recipes.build import run as build
+from octupus.config import Recipe
+from octupus.data import Shards
+from octupus.errors import ConfigError, DataError
+from octupus.wire import Conversation
+from tests.support.recipes import call, chat, recipe, run_folder, write_jsonl
+from tests.support.tiny import tiny_tokenizer, tiny_wire
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def source(path: Path, **more: Any) -> dict[str, Any]:
+    return {"name": "openai_format", "path": str(path), **more}
+
+
+def suite(stage1: list[dict[str, Any]], **more: Any) -> Recipe:
+    data = {"decontaminate": False, "stage1": {"context": 512, "sources": stage1}, **more}
+    return recipe(data=data)
+
+
+def talks(n: int, first: int = 0) -> list[dict[str, Any]]:
+    words = "the quick brown fox jumps over the lazy dog 你好 "
+    return [
+        call(f"weather in town {i}?", {"city": f"town {i}", "days": i % 9})
+        if i % 3 == 0
+        else chat(f"question {i}?", words * (1 + i * 7 % 11))
+        for i in range(first, first + n)
+    ]
+
+
+def documents(shards: Shards) -> Counter[tuple[tuple[int, ...], tuple[bool, ...]]]:
+    return Counter((tuple(i.tolist()), tuple(m.tolist())) for row in shards for i, m in row.documents())
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_every_packed_row_gives_back_exactly_the_rendered_conversations(tmp_path: Path) -> None:
+    rows, wire = talks(120), tiny_wire()
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    run = run_folder(tmp_path / "run")
+    outputs = build(
+        suite([source(path, epochs=2)], stage2={"context": 300, "sources": [source(path, epochs=0.25)]}), run
+    )
+    from data_recipes.sources.openai_format import to_conversation
+
+    rendered = [wire.render(to_conversation(row)) for row in rows]
+    wanted = Counter((tuple(r.ids), tuple(r.mask)) for r in rendered if len(r.ids) <= 512)
+    shards = Shards(run.path / "data/stage1")
+    assert documents(shards) == Counter({key: 2 * n for key, n in wanted.items()})
+    assert all(len(row.ids) <= 512 and row.mask.any() for row in shards)
+    for row in shards:
+        inside = [tuple(ids.tolist()) for ids, _ in row.documents()]
+        assert len(set(inside)) == len(inside), "no row holds a document twice"
+    manifest = shards.manifest
+    assert manifest.fingerprint == wire.fingerprint and manifest.context == 512
+    assert outputs["stage1"]["documents"] == 2 * len(wanted) and manifest.packing_efficiency > 0.9
+    some = documents(Shards(run.path / "data/stage2"))
+    assert some.total() == 30 - sum(
+        d["count"] for d in Shards(run.path / "data/stage2").manifest.details["dropped"].values()
+    )
+    assert not (run.path / "data/work").exists() or not any((run.path / "data/work").iterdir())
+
+
+def test_rejects_are_counted_by_reason_with_rows(tmp_path: Path) -> None:
+    rows = talks(40)
+    rows[3] = call("x", {"city": 3})
+    rows[5] = call("x", {"city": 4})
+    rows[8] = {"messages": [{"role": "robot", "content": "x"}]}
+    rows[11] = rows[10]
+    rows[13] = chat("long?", "x" * 5000)
+    rows[17] = chat("\ud800", "lone surrogate")
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = run_folder(tmp_path / "run")
+    build(suite([source(path)]), run)
+    report = json.loads((run.path / "data/report.json").read_text())
+    (facts,) = report["sources"]
+    assert (facts["read"], facts["kept"]) == (40, 35)
+    broken = facts["rejected"]["arguments break the schema"]
+    assert broken["count"] == 2 and [row for row, _ in broken["examples"]] == ["3", "5"]
+    assert facts["rejected"]["no legal conversation"]["examples"][0][0] == "8"
+    assert "not well-formed text or JSON" in facts["rejected"]
+    assert facts["removed"] == {"exact duplicate": {"count": 1, "examples": [["11", "exact duplicate"]]}}
+    assert report["stage1"]["details"]["dropped"]["longer than the context"]["count"] == 1
+    assert report["stage1"]["details"]["sources"][0]["documents"] == 34
+
+
+def test_a_source_above_its_rate_fails_the_build_and_says_what_broke(tmp_path: Path) -> None:
+    rows = talks(20) + [call("x", {"city": i}) for i in range(10)]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    run = run_folder(tmp_path / "run")
+    said = (
+        r"openai_format\(a.jsonl\): 33.3% of 30 rows rejected, 20.0% allowed: 10 x arguments break .*row 20.*0 is not"
+    )
+    with pytest.raises(DataError, match=said):
+        build(suite([source(path)]), run)
+    assert json.loads((run.path / "data/report.json").read_text())["sources"][0]["reject_rate"] > 0.3
+    assert build(suite([source(path, max_reject_rate=0.4)]), run)["stage1"]["documents"] == 20
+
+
+def test_held_out_questions_are_never_trained_on(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", talks(30))
+    kept = [{**row, "split": "unseen", "kind": "single"} for row in talks(2, 6)]
+    run = run_folder(tmp_path / "run")
+    held = source(write_jsonl(tmp_path / "h.jsonl", kept))
+    outputs = build(suite([source(path)], heldout=[held]), run)
+    assert outputs["heldout"] == 2 and outputs["stage1"]["documents"] == 28
+    for line in (run.path / "data/heldout.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        assert (row.pop("split"), row.pop("kind")) == ("unseen", "single")
+        assert Conversation.model_validate(row).supervised
+
+
+def test_earlier_sources_win_over_their_duplicates(tmp_path: Path) -> None:
+    one = write_jsonl(tmp_path / "a.jsonl", talks(10))
+    two = write_jsonl(tmp_path / "b.jsonl", talks(10, 5))
+    run = run_folder(tmp_path / "run")
+    assert build(suite([source(one), source(two)]), run)["stage1"]["documents"] == 15
+    details = Shards(run.path / "data/stage1").manifest.details["sources"]
+    assert [d["in_an_earlier_source"] for d in details] == [0, 5]
+
+
+def test_two_builds_are_byte_identical_and_finished_work_is_kept(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", talks(60))
+    runs = [run_folder(tmp_path / name) for name in ("one", "two")]
+    for run in runs:
+        build(suite([source(path, epochs=1.5)]), run)
+    one, two = (tree(run.path / "data/stage1") for run in runs)
+    assert one == two and set(one) == {"ids.bin", "mask.bin", "rows.bin", "starts.bin", "manifest.json"}
+    before = {p: p.stat().st_mtime_ns for p in (runs[0].path / "data").rglob("*.bin")}
+    build(suite([source(path, epochs=1.5)]), runs[0])
+    assert before == {p: p.stat().st_mtime_ns for p in (runs[0].path / "data").rglob("*.bin")}
+    write_jsonl(path, talks(61))
+    build(suite([source(path, epochs=1.5)]), runs[0])
+    assert (
+        Shards(runs[0].path / "data/stage1").manifest.documents
+        > Shards(runs[1].path / "data/stage1").manifest.documents
+    )
+
+
+CHILD = """
+import os, signal, sys
+import octupus.data.render, octupus.data.shards
+from data_recipes.build import run
+from octupus.config import Recipe
+from octupus.runs import Run
+
+octupus.data.render.CHUNK = 64
+os.sched_getaffinity = lambda _: {0}
+left, write = int(sys.argv[3]), octupus.data.shards.ShardWriter._write
+
+def mortal(*arguments):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(*arguments)
+
+octupus.data.shards.ShardWriter._write = mortal
+run(Recipe.model_validate_json(open(sys.argv[2]).read()), Run(sys.argv[1]))
+"""
+
+
+def test_killed_builds_go_on_and_end_in_the_same_bytes(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", talks(700))
+    chosen = suite([source(path, epochs=1.2)], stage2={"context": 1024, "sources": [source(path)]})
+    (tmp_path / "recipe.json").write_text(chosen.model_dump_json())
+    calm, killed = run_folder(tmp_path / "calm"), run_folder(tmp_path / "killed")
+    build(chosen, calm)
+    generator = random.Random(1)
+    ends = []
+    for writes in (*(generator.randrange(1, 2500) for _ in range(3)), -1):
+        command = [sys.executable, "-c", CHILD, str(killed.path), str(tmp_path / "recipe.json"), str(writes)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+        ends.append(done.returncode)
+    assert ends == [-signal.SIGKILL] * 3 + [0], done.stderr.decode()[-2000:]
+    for name in ("stage1", "stage2"):
+        assert tree(killed.path / "data" / name) == tree(calm.path / "data" / name)
+
+
+def test_parallel_rendering_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from octupus.data import render
+
+    path = write_jsonl(tmp_path / "a.jsonl", talks(300))
+    alone, together = run_folder(tmp_path / "alone"), run_folder(tmp_path / "together")
+    build(suite([source(path)]), alone)
+    monkeypatch.setattr(render, "CHUNK", 50)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    build(suite([source(path)]), together)
+    assert tree(together.path / "data/stage1") == tree(alone.path / "data/stage1")
+
+
+def test_empty_recipes_and_missing_surgery_get_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"names a source"):
+        build(recipe(), run_folder(tmp_path / "run"))
+    with pytest.raises(DataError, match=r"no such file|does not exist"):
+        build(suite([source(tmp_path / "nowhere.jsonl")]), run_folder(tmp_path / "run2"))
+    path = write_jsonl(tmp_path / "a.jsonl", [chat("q", "x " * 3000)])
+    with pytest.raises(DataError, match=r"no document is left"):
+        build(suite([source(path)]), run_folder(tmp_path / "run3"))
+
+
+def test_preview_shows_what_is_supervised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = write_jsonl(tmp_path / "a.jsonl", [call("weather?", {"city": "Paris"})])
+    chosen = suite([source(path)])
+    run = run_folder(tmp_path / "runs/test")
+    monkeypatch.setattr(preview, "load", lambda *_: chosen)
+    spoken = '«<|FUNCTION_CALL|>get_weather<|PARAMETERS|>{"city": "Paris"}<|endoftext|>»'
+    assert preview.main(["--recipe", "test"]) == 0  # from the sources
+    first = capsys.readouterr().out
+    assert spoken in first and "row 0" in first and "<|USER|>weather?" in first
+    build(chosen, run)
+    capsys.readouterr()
+    assert preview.main(["--recipe", "test"]) == 0  # from the shards
+    assert spoken in capsys.readouterr().out
+    ids = tiny_wire().render_prompt([], ())
+    assert preview.shown(tiny_tokenizer(), preview.Rendered(ids, [True] * len(ids)), True).startswith("\033[1;32m")
+    assert preview.main(["--recipe", "test", "--run", "nothing"]) == 2
+    assert "does not exist" in capsys.readouterr().err
