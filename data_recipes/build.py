@@ -137,7 +137,7 @@ class _Build:
         """``data/heldout.jsonl``; returns the digests of its questions, which training must not see."""
         parts = [self.found[source_key(s)].store for s in self.recipe.data.heldout]
         lines = [
-            canonical_json({**row["conversation"], "split": "unseen", "kind": "", **row["labels"]})
+            canonical_json({"tools": [], **row["conversation"], "split": "unseen", "kind": "", **row["labels"]})
             for part in parts
             for row in part
         ]

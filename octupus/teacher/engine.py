@@ -6,7 +6,14 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-from octupus.config import Sampling, TeacherSection
+from transformers import AutoTokenizer
+from vllm import LLM, SamplingParams
+from vllm.inputs import TokensPrompt
+from vllm.outputs import RequestOutput
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+
+from octupus.config import TeacherSection
 from octupus.errors import ConfigError, JobError
 from octupus.teacher.protocol import Answer, Request
 
@@ -16,8 +23,6 @@ TEMPLATE_ARGUMENTS = "chat_template_kwargs"
 
 def identity(section: TeacherSection) -> dict[str, Any]:
     """Model, revision and chat template; for a folder also what tells its weights from others."""
-    from transformers import AutoTokenizer
-
     name, args = str(section.model), section.engine_args
     try:
         template = AutoTokenizer.from_pretrained(name, revision=args.get("revision")).chat_template
@@ -38,40 +43,30 @@ def identity(section: TeacherSection) -> dict[str, Any]:
 
 
 def _unusable(name: str, error: Exception) -> str:
-    return (
-        f"teacher.model {name!r} cannot be used: {str(error).splitlines()[0]}; run `make fetch`, or name a model folder"
-    )
+    first = str(error).splitlines()[0]
+    return f"teacher.model {name!r} cannot be used: {first}; run `make fetch`, or name a model folder"
 
 
 class VllmEngine:
     """vLLM's own loop: requests are added while others run, so the queue never empties between shards."""
 
     def __init__(self, section: TeacherSection) -> None:
-        from vllm import LLM
-        from vllm.platforms import current_platform
-
-        name = str(section.model)
-        args = {k: v for k, v in section.engine_args.items() if k != TEMPLATE_ARGUMENTS}
+        args = {"enable_prefix_caching": True, **section.engine_args}
+        self._template_arguments = args.pop(TEMPLATE_ARGUMENTS, {})
         if current_platform.is_cpu():
             # vLLM 0.32 on CPU dies for everybody when a prompt with a seed is prefilled in chunks.
             args.setdefault("enable_chunked_prefill", False)
         try:
-            self._llm = LLM(model=name, enable_prefix_caching=True, **args)
+            self._llm = LLM(model=str(section.model), **args)
         except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(_unusable(name, error)) from error
-        self._engine = self._llm.llm_engine
+            raise ConfigError(_unusable(str(section.model), error)) from error
+        self._engine, self._sampling = self._llm.llm_engine, section.sampling
         self._tokenizer = self._llm.get_tokenizer()
-        self._template_arguments = section.engine_args.get(TEMPLATE_ARGUMENTS, {})
-        self._sampling: Sampling = section.sampling
         self._window: int = self._llm.model_config.max_model_len
         self._refused: list[Answer] = []
         self.capacity: int = 2 * self._engine.vllm_config.scheduler_config.max_num_seqs
 
     def submit(self, request: Request) -> None:
-        from vllm import SamplingParams
-        from vllm.inputs import TokensPrompt
-        from vllm.sampling_params import RequestOutputKind
-
         ids = self._tokenizer.apply_chat_template(
             list(request.messages), add_generation_prompt=True, return_dict=False, **self._template_arguments
         )
@@ -92,8 +87,6 @@ class VllmEngine:
         self._engine.add_request(request.id, TokensPrompt(prompt_token_ids=ids), params)
 
     def step(self) -> list[Answer]:
-        from vllm.outputs import RequestOutput
-
         answers, self._refused = self._refused, []
         if answers:
             return answers

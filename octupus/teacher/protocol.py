@@ -46,20 +46,20 @@ class Engine(Protocol):
 
 
 class EngineModule(Protocol):
-    """What ``scripted.py``, ``engine.py`` (vLLM) and ``openai.py`` offer."""
+    """What ``scripted.py``, ``engine.py`` (vLLM) and ``endpoint.py`` offer.
 
-    def identity(self, section: TeacherSection) -> dict[str, Any]:
-        """Everything besides sampling that decides an answer; cheap, starts nothing."""
-        ...
+    ``identity`` is everything besides sampling that decides an answer, and starts nothing; ``open_engine`` starts the
+    engine. Both raise ConfigError where the recipe names something that cannot be used.
+    """
 
-    def open_engine(self, section: TeacherSection) -> Engine:
-        """Start the engine; ConfigError where the recipe names something that cannot be used."""
-        ...
+    def identity(self, section: TeacherSection) -> dict[str, Any]: ...
+
+    def open_engine(self, section: TeacherSection) -> Engine: ...
 
 
 def engine_module(section: TeacherSection) -> EngineModule:
     """The module behind ``teacher.engine``; loaded only now, so that vLLM is imported where it is wanted."""
     if section.model is None:
-        raise ConfigError(f"teacher.model is not set: the {section.engine} teacher needs one (see docs/teacher.md)")
+        raise ConfigError(f"teacher.model is not set: the {section.engine} teacher needs one")
     home = {"vllm": "engine", "scripted": "scripted", "openai": "endpoint"}[section.engine]
     return cast(EngineModule, importlib.import_module(f"octupus.teacher.{home}"))
