@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_recipes.clean import Rejects, clean
-from data_recipes.decontaminate import Benchmark
 from octupus.config import DataStage, Recipe, SourceSection
+from octupus.data.decontaminate import Benchmark
 from octupus.data.files import content_hash, value_hash
 from octupus.data.mix import Ingredient, Mixture, mix, shuffled
 from octupus.data.render import Documents, Renderer, render_all

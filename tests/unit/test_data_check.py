@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from data_recipes.check import check
-from data_recipes.decontaminate import Benchmark
 from data_recipes.schemas import repaired
 from data_recipes.sources.openai_format import to_conversation
+from octupus.data.decontaminate import Benchmark
 from octupus.data.mix import Ingredient, mix
 from octupus.errors import DataError
 from octupus.wire.messages import Conversation
