@@ -81,7 +81,9 @@ class Chunks:
             else:
                 self.completion_tokens += item.tokens
                 cut = item.incomplete
-                delta = "{}" if cut is None else f'{{"tool_calls":[{{"index":{cut},"incomplete":true}}]}}'
+                # With a function: the official client's helper insists on one in every delta of a call.
+                mark = f'{{"index":{cut},"function":{{"arguments":""}},"incomplete":true}}'
+                delta = "{}" if cut is None else f'{{"tool_calls":[{mark}]}}'
                 parts.append(self._chunk(choice, delta, f'"{item.reason}"'))
         return "".join(parts).encode()
 

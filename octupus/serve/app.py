@@ -32,7 +32,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_app(engine: Engine | EngineFactory, wire: Wire, tokenizer: Tokenizer, settings: Settings) -> web.Application:
-    """The application around an engine, or around a function that makes one (called in a thread; the app answers 503 until then)."""
+    """The application around an engine, or around a function that makes one: called in a thread, 503 until then."""
     factory: EngineFactory = engine if callable(engine) else lambda: engine
     limit = int(settings.section.max_body_mb * 2**20)
     app = web.Application(middlewares=[_outer, _authorised], client_max_size=limit)

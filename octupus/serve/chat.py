@@ -19,7 +19,7 @@ from octupus.serve.protocol import read_json, read_task
 from octupus.serve.service import SERVICE, Service
 from octupus.serve.stream import Item, merged
 
-REQUEST_ID = "octupus.request_id"
+REQUEST_ID = web.RequestKey("request_id", str)
 Stream = AsyncGenerator[tuple[int, list[Item]], None]
 
 
@@ -129,19 +129,18 @@ def as_api_error(error: BaseException) -> ApiError:
 
 async def models(request: web.Request) -> web.Response:
     """GET /v1/models"""
-    service = request.app[SERVICE]
-    model = {"id": service.settings.model, "object": "model", "created": 0, "owned_by": "octupus"}
-    model["max_model_len"] = service.section.max_model_len
-    return web.json_response({"object": "list", "data": [model]})
+    return web.json_response({"object": "list", "data": [_model(request.app[SERVICE])]})
 
 
 async def model(request: web.Request) -> web.Response:
     """GET /v1/models/{model}"""
-    service = request.app[SERVICE]
-    name = request.match_info["model"]
-    if service.section.model_names == "strict" and name != service.settings.model:
-        raise ApiError(f"model {name!r} does not exist", status=404, param="model", code="model_not_found")
-    return web.json_response({"id": service.settings.model, "object": "model", "created": 0, "owned_by": "octupus"})
+    request.app[SERVICE].check_name(request.match_info["model"])
+    return web.json_response(_model(request.app[SERVICE]))
+
+
+def _model(service: Service) -> dict[str, object]:
+    found = {"id": service.settings.model, "object": "model", "created": service.created, "owned_by": "octupus"}
+    return {**found, "max_model_len": service.section.max_model_len}
 
 
 async def health(request: web.Request) -> web.Response:

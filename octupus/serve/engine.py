@@ -1,7 +1,7 @@
 """vLLM as an Engine, the only place that knows it (pinned to 0.32: what is subclassed here is not public API).
 
-The constraint runs inside vLLM's EngineCore as a structured-output backend that a Scheduler subclass puts in place: masks
-are computed beside the forward pass, and one bad request fails alone. See docs for why no logits processor.
+The constraint runs inside vLLM's EngineCore as a structured-output backend that a Scheduler subclass puts in place:
+masks are computed beside the forward pass, and one bad request fails alone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from vllm import SamplingParams
+from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
@@ -54,8 +55,8 @@ OURS = ("model", "tokenizer", "tensor_parallel_size", "max_model_len", "schedule
 class LazyGrammar(StructuredOutputGrammar):
     """One request's automaton, compiled while its prompt is prefilled; the first mask waits for it.
 
-    Nothing raises here: vLLM would take every other request down with it. What goes wrong is kept in ``failure``, the row
-    is left open, and the token sampled under it is refused, which ends this request alone with an error.
+    Nothing raises here: vLLM would take every other request down with it. What goes wrong is kept in ``failure``, the
+    row is left open, and the token sampled under it is refused, which ends this request alone with an error.
     """
 
     def __init__(self, compiling: Future[CallState]) -> None:
@@ -66,11 +67,8 @@ class LazyGrammar(StructuredOutputGrammar):
         row = bitmask[batch_index].numpy()
         if self.failure is None:
             try:
-                row.fill(0)  # the model's padding ids, which the tokenizer does not have, included
                 self._compiling.result().fill(row)
-                if row.any():
-                    return
-                self.failure = "no token is legal here"
+                return
             except Exception as error:
                 self.failure = str(error) or type(error).__name__
         row.fill(-1)
@@ -115,7 +113,8 @@ class Backend(StructuredOutputBackend):
 
     def __post_init__(self) -> None:
         tokenizer = load_tokenizer(self.vllm_config.model_config.tokenizer)
-        options = ConstraintSection.model_validate(self.vllm_config.additional_config["octupus"])
+        additional: Any = self.vllm_config.additional_config
+        options = ConstraintSection.model_validate(additional["octupus"])
         self._constraint = Constraint(Vocabulary.from_tokenizer(tokenizer), options)
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="constraint")
 
@@ -125,7 +124,9 @@ class Backend(StructuredOutputBackend):
         return LazyGrammar(self._pool.submit(self._start, grammar_spec))
 
     def _start(self, spec: str) -> CallState:
-        return self._constraint.start(CallGrammar.model_validate_json(json.loads(spec)[0]))
+        grammar = CallGrammar.model_validate_json(json.loads(spec)[0])
+        self._pool.submit(self._constraint.check, grammar)  # the schemas, before the answer comes to them
+        return self._constraint.start(grammar)
 
     def allocate_token_bitmask(self, max_num_seqs: int) -> torch.Tensor:
         return torch.full((max_num_seqs, (self.vocab_size + 31) // 32), -1, dtype=torch.int32)
@@ -189,7 +190,8 @@ def engine_arguments(model_dir: Path, section: ServeSection) -> AsyncEngineArgs:
     if current_platform.is_cpu():
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; the default takes a share of all memory
         # Inductor takes minutes; a seeded request whose prompt is prefilled in chunks kills the engine for everybody.
-        values |= {"enforce_eager": True, "enable_chunked_prefill": False}
+        # And float32, whatever the checkpoint's type: some virtual machines announce AMX and die of its instructions.
+        values |= {"enforce_eager": True, "enable_chunked_prefill": False, "dtype": "float32"}
         values["max_num_batched_tokens"] = max(section.max_model_len, 2048)
     values |= section.engine_args
     values["additional_config"] = {**values.get("additional_config", {}), "octupus": section.constraint.model_dump()}
@@ -198,7 +200,7 @@ def engine_arguments(model_dir: Path, section: ServeSection) -> AsyncEngineArgs:
         tensor_parallel_size=section.tensor_parallel,
         max_model_len=section.max_model_len,
         # The one backend name whose front-end check looks at nothing that we send; the preset backend replaces it.
-        structured_outputs_config={"backend": "lm-format-enforcer"},
+        structured_outputs_config=StructuredOutputsConfig(backend="lm-format-enforcer"),
         **values,
     )
 
@@ -256,7 +258,7 @@ class VllmEngine:
             stop_token_ids=[self._end],
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            # As a "choice" the text crosses the process border unread: vLLM would parse a schema twice, and refuse deep ones.
+            # As a "choice" the text crosses the border unread: vLLM would parse a schema twice, and refuse deep ones.
             structured_outputs=None if grammar is None else StructuredOutputsParams(choice=[grammar.model_dump_json()]),
         )
 

@@ -1,4 +1,4 @@
-"""What the server asks of an engine: token ids in, token ids out, under a grammar. Who implements it is named in the recipe."""
+"""What the server asks of an engine: token ids in, token ids out, under a grammar. The recipe names the engine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from octupus.config import ServeSection
 from octupus.errors import ConfigError, OctupusError
@@ -78,6 +78,7 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
 class Supervised(Protocol):
     """An engine with processes of its own, which may die while nothing is asked of them."""
 

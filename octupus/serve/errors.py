@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from octupus.errors import OctupusError
 
@@ -11,24 +11,10 @@ TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_e
 
 
 class ApiError(OctupusError):
-    """A request that gets an error answer.
-
-    Args:
-        message: what is wrong, where, and what to do.
-        status: the HTTP status.
-        param: the field at fault, for instance ``messages[0].content``.
-        code: a short, stable word for programs.
-        retry_after_s: when to come back.
-    """
+    """A request that gets an error answer. ``param`` is the field at fault, ``code`` a stable word for programs."""
 
     def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 400,
-        param: str | None = None,
-        code: str | None = None,
-        retry_after_s: int | None = None,
+        self, message: str, status: int = 400, param: str | None = None, code: str | None = None, retry_after_s: int = 0
     ) -> None:
         super().__init__(message)
         self.message, self.status, self.param, self.code = message, status, param, code
@@ -39,4 +25,9 @@ class ApiError(OctupusError):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def headers(self) -> Mapping[str, str]:
-        return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        return {"Retry-After": str(self.retry_after_s)} if self.retry_after_s else {}
+
+
+def refuse(param: str, why: str, code: str = "invalid_value") -> NoReturn:
+    """A 400 that names the field."""
+    raise ApiError(f"{param}: {why}", param=param, code=code)

@@ -189,9 +189,8 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another port (--port, or serve.port in the recipe), or 0 for any free one"
-        ) from error
+        hint = "choose another (--port, or serve.port in the recipe), or 0 for any free one"
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror}; {hint}") from error
 
 
 def url_of(host: str, listening: socket.socket) -> str:

@@ -1,4 +1,4 @@
-"""The processes that an engine starts, found again by a mark in their environment: all must be gone when the server is."""
+"""The processes that an engine starts, found again by a mark in their environment: all must go with the server."""
 
 from __future__ import annotations
 

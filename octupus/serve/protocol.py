@@ -1,4 +1,4 @@
-"""OpenAI's chat request: parsed once, at the border, into what the inner rooms know (:class:`Task`). A 400 names the field."""
+"""OpenAI's chat request, parsed once, at the border, into what the inner rooms know (:class:`Task`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from octupus.serve.engines import Sampling
-from octupus.serve.errors import ApiError
+from octupus.serve.errors import ApiError, refuse
 from octupus.wire.messages import Message, ResponseFormat, Tool, ToolCall, ToolChoice, canonical_json
 
 MAX_DEPTH = 200
-"""Nesting of a request's JSON; far above any schema in use and below every recursion limit on the way."""
+"""Nesting of a request's JSON: far above any schema in use, and below every recursion limit on the way."""
 MAX_TOOLS = 1024
 
 
@@ -26,8 +26,6 @@ class _Open(BaseModel):
 
 
 class Part(_Open):
-    """Text, in the one form or the other; replayed refusals are text too."""
-
     type: Literal["text", "refusal", "input_text", "output_text"]
     text: str | None = None
     refusal: str | None = None
@@ -39,6 +37,10 @@ def _parts(value: Any) -> Any:
 
 def _arguments_text(value: Any) -> Any:
     return canonical_json(value) if isinstance(value, dict) else "" if value is None else value
+
+
+def _stops(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 class FunctionParam(_Open):
@@ -63,12 +65,8 @@ class StreamOptions(_Open):
     include_usage: bool | None = None
 
 
-def _stops(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
 class ChatRequest(_Open):
-    """Fields that change the answer, with OpenAI's ranges; see ``NO_OPS`` for those that may hold only what we do anyway."""
+    """The fields that change the answer, with OpenAI's ranges; null is the same as absent."""
 
     messages: list[MessageParam] = Field(min_length=1)
     model: str | None = None
@@ -92,7 +90,9 @@ class ChatRequest(_Open):
     n: int | None = Field(default=None, ge=1, le=16)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[Annotated[str, Field(pattern="^[0-9]{1,7}$")], Annotated[float, Field(ge=-100, le=100)]] | None = (
+        Field(default=None, max_length=1024)
+    )
 
 
 NO_OPS: Mapping[str, tuple[Any, ...]] = {
@@ -110,22 +110,27 @@ NO_OPS: Mapping[str, tuple[Any, ...]] = {
     "prompt_cache_key": (str,),
     "prompt_cache_retention": (str,),
 }
-"""Known fields that ask for nothing as long as they are null or hold one of these values (or anything of these types)."""
+"""Known fields that ask for nothing while they are null, one of these values, or anything of these types."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One request in the words of wire and engine."""
+    """One request in the words of wire and engine. ``ignored`` are the fields that this server does not know."""
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...]
     choice: ToolChoice
-    parallel: bool
-    strict: bool
     response_format: ResponseFormat
     request: ChatRequest
     ignored: tuple[str, ...]
-    """Fields that this server does not know."""
+
+    @property
+    def parallel(self) -> bool:
+        return self.request.parallel_tool_calls is not False
+
+    @property
+    def strict(self) -> bool:
+        return any(tool.raw["function"].get("strict") is True for tool in self.tools)
 
     @property
     def n(self) -> int:
@@ -149,7 +154,6 @@ class Task:
     def sampling(self, max_tokens: int, choice: int) -> Sampling:
         """For choice number ``choice`` of ``n``; each has a seed of its own, else seeded choices would be equal."""
         r = self.request
-        seed = None if r.seed is None else (r.seed + choice + 2**63) % 2**64 - 2**63
         return Sampling(
             max_tokens=max_tokens,
             temperature=1.0 if r.temperature is None else r.temperature,
@@ -159,14 +163,14 @@ class Task:
             presence_penalty=r.presence_penalty or 0.0,
             frequency_penalty=r.frequency_penalty or 0.0,
             repetition_penalty=1.0 if r.repetition_penalty is None else r.repetition_penalty,
-            seed=seed,
+            seed=None if r.seed is None else (r.seed + choice + 2**63) % 2**64 - 2**63,
             logit_bias={int(token): bias for token, bias in (r.logit_bias or {}).items()} or None,
             logprobs=(r.top_logprobs or 0) if r.logprobs else None,
         )
 
 
 def read_json(body: bytes) -> dict[str, Any]:
-    """A request's body as plain data that every later step can carry: well-formed Unicode, finite numbers, bounded depth.
+    """A body as plain data that every later step can carry: well-formed Unicode, finite numbers, bounded depth.
 
     Raises:
         ApiError: 400.
@@ -174,46 +178,25 @@ def read_json(body: bytes) -> dict[str, Any]:
     try:
         text = body.decode()
         value = json.loads(text, parse_constant=_no_constant)
-    except (UnicodeDecodeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise ApiError(f"The body is not valid JSON in UTF-8: {error}", code="invalid_json") from error
-    except RecursionError as error:
-        raise ApiError(f"The body nests deeper than {MAX_DEPTH} levels", code="invalid_json") from error
     if not isinstance(value, dict):
         raise ApiError("The body must be a JSON object", code="invalid_json")
-    _check_depth(value)
-    if "\\u" in text:
-        _check_surrogates(value)
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        inner = (child for parent in level for child in (parent.values() if isinstance(parent, dict) else parent))
+        level = [child for child in inner if isinstance(child, dict | list)]
+    if level:
+        raise ApiError(f"The body nests deeper than {MAX_DEPTH} levels", code="invalid_json")
+    if "\\u" in text:  # only an escape can smuggle half a surrogate pair past UTF-8, and no tokenizer can carry it
+        for field, inside in value.items():
+            if any(re.search("[\ud800-\udfff]", found) for found in (field, *_strings(inside))):
+                refuse(ascii(field)[1:-1], "a lone surrogate; send well-formed Unicode", "invalid_unicode")
     return value
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
-
-
-def _check_depth(value: dict[str, Any]) -> None:
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return
-    raise ApiError(f"The body nests deeper than {MAX_DEPTH} levels", code="invalid_json")
-
-
-def _check_surrogates(value: dict[str, Any]) -> None:
-    """Only an escape can smuggle half a surrogate pair past UTF-8; no tokenizer can carry it."""
-    for field, inner in value.items():
-        for text in _strings(inner):
-            if re.search("[\ud800-\udfff]", text):
-                raise ApiError(
-                    f"{field}: a lone surrogate; send well-formed Unicode", param=field, code="invalid_unicode"
-                )
-    if any(re.search("[\ud800-\udfff]", field) for field in value):
-        raise ApiError("a field's name holds a lone surrogate; send well-formed Unicode", code="invalid_unicode")
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -238,124 +221,99 @@ def read_task(value: dict[str, Any]) -> Task:
         request = ChatRequest.model_validate(value)
     except ValidationError as error:
         issue = error.errors(include_url=False, include_input=False)[0]
-        param = _path(issue["loc"])
-        raise ApiError(f"{param}: {issue['msg']}", param=param, code=f"invalid_{issue['type']}"[:64]) from error
-    unknown = [name for name in (request.model_extra or {}) if name not in NO_OPS]
-    _refuse_what_we_do_not(request)
+        refuse(_path(issue["loc"]), issue["msg"], f"invalid_{issue['type']}"[:64])
+    extra = request.model_extra or {}
+    for name, harmless in NO_OPS.items():
+        if name in extra and not _asks_nothing(extra[name], harmless):
+            hint = "; use tools and tool_choice" if name.startswith("function") else ""
+            refuse(name, f"this server does not do that{hint}", "unsupported_value")
+    if request.top_logprobs is not None and not request.logprobs:
+        refuse("top_logprobs", "needs logprobs to be true")
     tools = tuple(_tool(raw, f"tools[{i}]") for i, raw in enumerate(request.tools or ()))
     names = [tool.name for tool in tools]
     for i, name in enumerate(names):
         if name in names[:i]:
-            raise ApiError(f"tools[{i}].function.name: {name!r} is the name of an earlier tool", param=f"tools[{i}]")
+            refuse(f"tools[{i}].function.name", f"{name!r} is the name of an earlier tool", "invalid_tool")
     return Task(
-        messages=_messages(request.messages),
+        messages=tuple(_message(param) for param in request.messages),
         tools=tools,
         choice=_choice(request.tool_choice, names),
-        parallel=request.parallel_tool_calls is not False,
-        strict=any(tool.raw["function"].get("strict") is True for tool in tools),
         response_format=_response_format(request.response_format),
         request=request,
-        ignored=tuple(unknown),
+        ignored=tuple(name for name in extra if name not in NO_OPS),
+    )
+
+
+def _asks_nothing(value: Any, harmless: tuple[Any, ...]) -> bool:
+    return value is None or any(
+        isinstance(value, case) if isinstance(case, type) else value == case for case in harmless
     )
 
 
 def _path(parts: tuple[int | str, ...]) -> str:
     """``("messages", 0, "content")`` as ``messages[0].content``."""
-    text = ""
-    for part in parts:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
-
-
-def _refuse_what_we_do_not(request: ChatRequest) -> None:
-    for name, harmless in NO_OPS.items():
-        value = (request.model_extra or {}).get(name)
-        fits = value is None or any(
-            isinstance(value, case) if isinstance(case, type) else value == case for case in harmless
-        )
-        if not fits:
-            hint = "; use tools and tool_choice" if name.startswith("function") else ""
-            raise ApiError(f"{name}: this server does not do that{hint}", param=name, code="unsupported_value")
-    for token in request.logit_bias or {}:
-        if not re.fullmatch(r"[0-9]{1,7}", token):
-            raise ApiError("logit_bias: keys are token ids", param="logit_bias", code="invalid_value")
-    if request.top_logprobs is not None and not request.logprobs:
-        raise ApiError("top_logprobs: needs logprobs to be true", param="top_logprobs", code="invalid_value")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
 
 
 def _tool(raw: dict[str, Any], where: str) -> Tool:
     function = raw.get("function")
     if raw.get("type", "function") != "function" or not isinstance(function, dict):
-        raise ApiError(
-            f'{where}: expected {{"type": "function", "function": {{"name": ...}}}}; built-in tools are not offered',
-            param=f"{where}.type",
-            code="invalid_tool",
-        )
+        shape = '{"type": "function", "function": {"name": ...}}'
+        refuse(f"{where}.type", f"expected {shape}; built-in tools are not offered", "invalid_tool")
     name = function.get("name")
     if not isinstance(name, str) or not name or len(name) > 256 or any(ord(c) < 32 for c in name):
-        where = f"{where}.function.name"
-        raise ApiError(f"{where}: expected 1 to 256 printable characters", param=where, code="invalid_tool")
+        refuse(f"{where}.function.name", "expected 1 to 256 printable characters", "invalid_tool")
     if not isinstance(function.get("parameters"), dict | bool | None):
-        where = f"{where}.function.parameters"
-        raise ApiError(f"{where}: expected a JSON Schema, an object", param=where, code="invalid_tool")
+        refuse(f"{where}.function.parameters", "expected a JSON Schema, an object", "invalid_tool")
     return Tool(raw=raw)
 
 
 def _choice(value: Any, names: list[str]) -> ToolChoice:
-    def refuse(why: str) -> NoReturn:
-        raise ApiError(f"tool_choice: {why}", param="tool_choice", code="invalid_tool_choice")
-
     def name_in(entry: Any) -> str:
         function = entry.get("function", entry) if isinstance(entry, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
         if not isinstance(name, str):
-            refuse('a function is named as {"type": "function", "function": {"name": ...}}')
+            refuse("tool_choice", 'a function is named as {"type": "function", "function": {"name": ...}}')
         if name not in names:
-            refuse(f"no tool is named {name!r}; offered: {', '.join(names) or 'none'}")
+            refuse("tool_choice", f"no tool is named {name!r}; offered: {', '.join(names) or 'none'}")
         return name
 
     if value is None or value in ("auto", "none"):
         return ToolChoice(mode="none" if value == "none" or not names else "auto")
     if value == "required":
-        return ToolChoice(mode="required") if names else refuse("required needs at least one tool")
+        return ToolChoice(mode="required") if names else refuse("tool_choice", "required needs at least one tool")
     if not isinstance(value, dict) or value.get("type") not in ("function", "allowed_tools"):
-        refuse("expected none, auto, required, a function, or allowed_tools")
+        refuse("tool_choice", "expected none, auto, required, a function, or allowed_tools")
     if value["type"] == "function":
         return ToolChoice(mode="named", names=(name_in(value),))
     allowed = value.get("allowed_tools", value)
     mode, entries = (allowed.get("mode"), allowed.get("tools")) if isinstance(allowed, dict) else (None, None)
     if mode not in ("auto", "required") or not isinstance(entries, list) or not entries:
-        refuse('allowed_tools needs "mode" (auto or required) and a non-empty list "tools"')
+        refuse("tool_choice", 'allowed_tools needs "mode" (auto or required) and a non-empty list "tools"')
     return ToolChoice(mode=mode, names=tuple(dict.fromkeys(name_in(entry) for entry in entries)))
 
 
 def _response_format(value: Any) -> ResponseFormat:
-    if value is None:
-        return ResponseFormat()
-    kind = value.get("type") if isinstance(value, dict) else None
+    kind: Any = "text" if value is None else value.get("type") if isinstance(value, dict) else None
     if kind in ("text", "json_object"):
         return ResponseFormat(type=kind)
-    given = value.get("json_schema") if kind == "json_schema" else None
+    if kind != "json_schema":
+        refuse("response_format.type", "expected text, json_object or json_schema")
+    given = value.get("json_schema")
     schema = given.get("schema", True) if isinstance(given, dict) else None
     if not isinstance(schema, dict | bool):
-        where = "response_format.json_schema.schema" if kind == "json_schema" else "response_format.type"
-        raise ApiError(
-            f"{where}: expected text, json_object, or json_schema with a schema", param=where, code="invalid_value"
-        )
+        refuse("response_format.json_schema.schema", "expected a JSON Schema, an object")
     return ResponseFormat(type="json_schema", json_schema=schema)
 
 
-def _messages(params: list[MessageParam]) -> tuple[Message, ...]:
+def _message(param: MessageParam) -> Message:
     """Roles that are other names for ours become ours. (Results are put in the order of their calls by the wire.)"""
-    roles: Mapping[str, Any] = {"developer": "system", "function": "tool"}
-    return tuple(
-        Message(
-            role=roles.get(param.role, param.role),
-            content="\n".join(part.text or part.refusal or "" for part in param.content or ()),
-            tool_calls=tuple(_call(call) for call in param.tool_calls or ()) if param.role == "assistant" else (),
-            tool_call_id=param.tool_call_id if param.role == "tool" else None,
-        )
-        for param in params
+    role: Any = {"developer": "system", "function": "tool"}.get(param.role, param.role)
+    return Message(
+        role=role,
+        content="\n".join(part.text or part.refusal or "" for part in param.content or ()),
+        tool_calls=tuple(_call(call) for call in param.tool_calls or ()) if role == "assistant" else (),
+        tool_call_id=param.tool_call_id if role == "tool" else None,
     )
 
 
@@ -366,5 +324,5 @@ def _call(param: CallParam) -> ToolCall:
         call.arguments_text.encode()
         return call
     except (RecursionError, UnicodeEncodeError):
-        # Escaped half pairs or absurd depth inside the string: no object that a prompt could hold, so the text stays text.
+        # Escaped half pairs or absurd depth inside the string: nothing that a prompt could hold, so text stays text.
         return ToolCall(name=name, arguments=text, id=param.id)

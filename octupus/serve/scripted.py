@@ -1,4 +1,4 @@
-"""An engine without a model: it writes what a script wants, and where the REAL constraint forbids that, a seeded legal guess.
+"""An engine without a model: it writes what a script wants; where the REAL constraint forbids that, a legal guess.
 
 For tests and front-end work; everything but the model is what serves in earnest.
 """
@@ -25,8 +25,8 @@ Script = Callable[[list[int]], Sequence[int]]
 class ScriptedEngine:
     """See :class:`octupus.serve.engines.Engine`.
 
-    ``serve.engine_args`` may hold ``delay_s`` (seconds a step), ``chunk`` (ids a step) and ``patience`` (the share of steps at
-    which a guess does not try to come to an end).
+    ``serve.engine_args`` may hold ``delay_s`` (seconds a step), ``chunk`` (ids a step) and ``patience`` (the share of
+    steps at which a guess does not try to come to an end).
     """
 
     def __init__(self, model_dir: Path | None, wire: Wire, section: ServeSection, script: Script | None = None) -> None:
@@ -89,8 +89,6 @@ class ScriptedEngine:
             else:
                 closing = bits & self._closing
                 legal = np.flatnonzero(closing if ending and closing.any() else bits)
-                if not len(legal):
-                    raise ConstraintError("no token is legal here")
                 wanted = int(legal[guess.randrange(len(legal))])
         if not state.advance(wanted):
             raise ConstraintError(f"token {wanted} was in the mask, but could not be taken")

@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from aiohttp import web
 
 from octupus.config import ServeSection
-from octupus.constrain import Constraint, Vocabulary
+from octupus.constrain import Constraint, Plan, Vocabulary, compile_schema
 from octupus.errors import ConstraintError, OctupusError, WireError
 from octupus.serve.engines import Engine, EngineDied, EngineFactory, Sampling, Supervised
-from octupus.serve.errors import ApiError
+from octupus.serve.errors import ApiError, refuse
 from octupus.serve.protocol import Task
-from octupus.serve.stream import ArgumentsDelta, CallOpened, Finish, Job, run_turn
-from octupus.wire import CallGrammar, Message, Tool, ToolChoice, Wire
+from octupus.serve.stream import CallOpened, Job, run_turn
+from octupus.wire import ArgumentsDelta, CallGrammar, ContentDelta, Message, Tool, ToolChoice, Wire
 from octupus.wire.tokenizer import Tokenizer
 
 HEAVY_BYTES = 16_384
-"""Requests above this size are rendered and checked in a thread, so that they do not hold up everybody's tokens."""
+"""Requests above this size are prepared in a thread, so that they do not hold up everybody's tokens."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Service:
         """Set at every change of status."""
         self.engine: Engine | None = None
         self.expired = False
+        self.created = int(time.time())
         self.last_request = time.monotonic()
         self._constraint: Constraint | None = None
         self._make_engine = make_engine
@@ -142,73 +143,89 @@ class Service:
     def at_work(self) -> int:
         return len(self._working)
 
+    def check_name(self, model: str | None) -> None:
+        """Any name will do, unless the recipe says otherwise: then an unknown one is a 404."""
+        if self.section.model_names == "strict" and model is not None and model != self.settings.model:
+            why = f"model {model!r} does not exist; this server serves {self.settings.model!r}"
+            raise ApiError(why, status=404, param="model", code="model_not_found")
+
     async def jobs(self, task: Task, request_id: str, size: int) -> list[Job]:
         """Prompt, grammar and sampling of every choice.
 
         Raises:
-            ApiError: 400 for what wire, constraint or context length refuse; 404 for an unknown model where names are strict.
+            ApiError: 400 for what wire, constraint or context length refuse; 404 as :meth:`check_name`.
         """
-        named = task.request.model
-        if self.section.model_names == "strict" and named is not None and named != self.settings.model:
-            raise ApiError(
-                f"model {named!r} does not exist; this server serves {self.settings.model!r}",
-                status=404,
-                param="model",
-                code="model_not_found",
-            )
-        work: Callable[[], tuple[CallGrammar, list[int], frozenset[str]]] = lambda: self._prepare(task)  # noqa: E731
-        grammar, prompt, buffered = await asyncio.to_thread(work) if size > HEAVY_BYTES else work()
+        self.check_name(task.request.model)
+        heavy = size > HEAVY_BYTES
+        prompt, grammar, plans = await asyncio.to_thread(self._prepare, task) if heavy else self._prepare(task)
         limit = self._output_limit(task, len(prompt))
         return [
             Job(
-                wire=self.wire,
-                request_id=f"{request_id}-{index}",
-                prompt_ids=prompt,
-                grammar=grammar,
-                sampling=task.sampling(limit, index),
+                self.wire,
+                f"{request_id}-{index}",
+                prompt,
+                grammar,
+                task.sampling(limit, index),
+                plans,
                 stops=task.stops,
                 named=task.choice.mode == "named",
-                buffered=buffered,
             )
             for index in range(task.n)
         ]
 
-    def _prepare(self, task: Task) -> tuple[CallGrammar, list[int], frozenset[str]]:
+    def _prepare(self, task: Task) -> tuple[list[int], CallGrammar, dict[str, Plan]]:
         assert self._constraint is not None
         try:
             grammar = self.wire.grammar(task.tools, task.choice, task.parallel, task.response_format)
-            prompt = self.wire.render_prompt(task.messages, task.tools)
+            callable = {function.name for function in grammar.functions}
+            offered = [(tool, f"tools[{i}]") for i, tool in enumerate(task.tools) if tool.name in callable]
+            plans = {tool.name: self._plan(tool, where) for tool, where in offered}
+            if grammar.content_schema is not None:
+                self._constraint.plan(grammar.content_schema)
+            messages = [_arranged(message, plans) for message in task.messages]
+            return self.wire.render_prompt(messages, task.tools), grammar, plans
         except WireError as error:
             field = str(error).partition(":")[0]
-            raise ApiError(str(error), param=field if field.isidentifier() else None, code="invalid_request") from error
-        try:
-            self._constraint.check(grammar)
+            raise ApiError(str(error), param=field if " " not in field else None, code="invalid_request") from error
         except ConstraintError as error:
-            raise ApiError(str(error), param=_schema_field(error, task), code="unsupported_schema") from error
-        return grammar, prompt, frozenset()
+            refuse("response_format.json_schema.schema", str(error), "unsupported_schema")
+
+    def _plan(self, tool: Tool, where: str) -> Plan:
+        """How a tool's schema is enforced; with ``strict`` all of it must be."""
+        assert self._constraint is not None
+        field = f"{where}.function.parameters"
+        try:
+            plan = self._constraint.plan(tool.parameters, arguments=True)
+        except ConstraintError as error:
+            refuse(field, str(error), "unsupported_schema")
+        if plan.unenforced and tool.raw["function"].get("strict") is True:
+            pointer, keyword = plan.unenforced[0]
+            refuse(field, f"strict, but {keyword!r} at {pointer or '/'} cannot be enforced", "unsupported_schema")
+        return plan
 
     def _output_limit(self, task: Task, prompt: int) -> int:
         context, asked = self.section.max_model_len, task.max_tokens
-        field = "max_tokens" if task.request.max_completion_tokens is None else "max_completion_tokens"
+        start = f"this model's maximum context length is {context} tokens"
         if prompt >= context:
-            raise ApiError(
-                f"This model's maximum context length is {context} tokens, and the messages and tools take {prompt}; "
-                "send fewer or shorter ones",
-                param="messages",
-                code="context_length_exceeded",
-            )
+            refuse("messages", f"{start}, and messages and tools take {prompt}; send less", "context_length_exceeded")
         if asked is not None and prompt + asked > context:
-            raise ApiError(
-                f"This model's maximum context length is {context} tokens, but {prompt + asked} were asked for "
-                f"({prompt} in messages and tools, {asked} in {field}); lower {field} or send less",
-                param=field,
-                code="context_length_exceeded",
-            )
+            field = "max_tokens" if task.request.max_completion_tokens is None else "max_completion_tokens"
+            why = f"{start}, but {prompt + asked} are asked for ({prompt} of them in messages and tools)"
+            refuse(field, f"{why}; lower {field} or send less", "context_length_exceeded")
         return min(self.section.default_max_tokens, context - prompt) if asked is None else asked
 
 
-def _schema_field(error: ConstraintError, task: Task) -> str:
-    return "response_format" if task.response_format.type != "text" and not task.tools else "tools"
+def _arranged(message: Message, plans: Mapping[str, Plan]) -> Message:
+    """A replayed turn with its arguments in the order in which they were generated, which clients need not keep."""
+    if not message.tool_calls:
+        return message
+    calls = (
+        call.model_copy(update={"arguments": plans[call.name].arrange(call.arguments)})
+        if call.name in plans and isinstance(call.arguments, dict)
+        else call
+        for call in message.tool_calls
+    )
+    return message.model_copy(update={"tool_calls": tuple(calls)})
 
 
 async def prove_mask(engine: Engine, wire: Wire) -> None:
@@ -218,40 +235,27 @@ async def prove_mask(engine: Engine, wire: Wire) -> None:
         EngineDied: the mask is not live.
     """
     secret = secrets.token_hex(6)
-    parameters = {
-        "type": "object",
-        "properties": {"proof": {"const": secret}},
-        "required": ["proof"],
-        "additionalProperties": False,
-    }
-    tool = Tool(raw={"type": "function", "function": {"name": f"canary_{secret}", "parameters": parameters}})
-    grammar = wire.grammar([tool], ToolChoice(mode="named", names=(tool.name,)))
-    job = Job(
-        wire=wire,
-        request_id=f"canary-{secret}",
-        prompt_ids=wire.render_prompt([Message(role="user", content="Hello")]),
-        grammar=grammar,
-        sampling=Sampling(max_tokens=128, temperature=0.0),
-        named=True,
+    schema = {"properties": {"proof": {"const": secret}}, "required": ["proof"], "additionalProperties": False}
+    function: dict[str, Any] = {"name": f"canary_{secret}", "parameters": {"type": "object", **schema}}
+    grammar = wire.grammar(
+        [Tool(raw={"type": "function", "function": function})], ToolChoice(mode="named", names=(function["name"],))
     )
+    prompt = wire.render_prompt([Message(role="user", content="Hello")])
+    plans = {function["name"]: compile_schema(function["parameters"], arguments=True)}
+    job = Job(wire, f"canary-{secret}", prompt, grammar, Sampling(max_tokens=128, temperature=0.0), plans, named=True)
+    told = ""
     try:
-        items = [item async for some in run_turn(engine, job) for item in some]
-    except (ApiError, WireError) as error:
-        items, found = [], str(error)
-    else:
-        found = _told(items)
-    if found != f'{tool.name} {{"proof": "{secret}"}} stop':
+        async for items in run_turn(engine, job):
+            for item in items:
+                told += item.name if isinstance(item, CallOpened) else ""
+                told += item.text if isinstance(item, ArgumentsDelta | ContentDelta) else ""
+    except ApiError as error:
+        told = error.message
+    if told != f'{function["name"]}{{"proof": "{secret}"}}':
         raise EngineDied(
-            f"the canary did not come back ({found or 'nothing'}): the token mask is not live, so calls would not be "
-            "legal; set serve.engine_args.async_scheduling=false, or check that vllm is 0.32"
+            f"the canary did not come back (found: {told or 'nothing'}), so the token mask is not live and calls would "
+            "not be legal; try serve.engine_args.async_scheduling=false, and check that vllm is 0.32"
         )
-
-
-def _told(items: Sequence[object]) -> str:
-    names = [item.name for item in items if isinstance(item, CallOpened)]
-    arguments = "".join(item.text for item in items if isinstance(item, ArgumentsDelta))
-    reasons = [item.reason for item in items if isinstance(item, Finish)]
-    return " ".join([*names, arguments, *reasons])
 
 
 SERVICE = web.AppKey("service", Service)

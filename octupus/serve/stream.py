@@ -1,16 +1,16 @@
-"""One stream for every answer: engine ids -> wire parser -> events. Streaming encodes the events, the rest drains the same ones."""
+"""One stream for every answer: engine ids -> wire parser -> items. A non-streamed answer drains the same ones."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from octupus.constrain import validate
+from octupus.constrain import Plan
 from octupus.errors import WireError
 from octupus.serve.engines import Engine, Sampling, TokenLogprobs
 from octupus.serve.errors import ApiError
@@ -47,16 +47,16 @@ Item = ContentDelta | CallOpened | ArgumentsDelta | Logprobs | Finish
 
 @dataclass(frozen=True)
 class Job:
-    """What one choice is made from. Arguments of ``buffered`` functions leave only whole and validated."""
+    """What one choice is made from. ``plans`` (by function) say how arguments are enforced, and validate them."""
 
     wire: Wire
     request_id: str
     prompt_ids: list[int]
     grammar: CallGrammar
     sampling: Sampling
+    plans: Mapping[str, Plan]
     stops: Sequence[str] = ()
     named: bool = False
-    buffered: Collection[str] = ()
 
 
 class StopMatcher:
@@ -69,10 +69,10 @@ class StopMatcher:
     def feed(self, text: str) -> str:
         """What can leave now; after a hit, what stood before it."""
         text = self._held + text
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
-        if found:
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:  # the one that is whole first, so that it does not depend on how the text is cut
             self.hit, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = 0
         for stop in self._stops:
             size = min(len(stop) - 1, len(text))
@@ -94,10 +94,9 @@ class Turn:
         self.job = job
         self.parser = job.wire.parser(job.grammar)
         self.tokens = 0
-        self.schemas = {f.name: f.parameters for f in job.grammar.functions}
         self.names: list[str] = []
         self.arguments: list[list[str]] = []
-        self.open = False
+        self.open = self.calling = False
         self.stop = StopMatcher(job.stops) if job.stops else None
         self._waiting: list[Item] = []
 
@@ -123,7 +122,8 @@ class Turn:
                 self.arguments.append([])
                 self.open = True
                 opened = CallOpened(event.index, f"call_{secrets.token_hex(12)}", event.name)
-                (self._waiting if event.name in self.job.buffered else out).append(opened)
+                held = self.job.plans[event.name].unenforced  # then the call leaves only when it has been validated
+                (self._waiting if held else out).append(opened)
             elif isinstance(event, CallEnd):
                 self.open = False
                 problem = await self._problem(event.index)
@@ -153,11 +153,11 @@ class Turn:
             return f"no JSON: {error}"
         if not isinstance(value, dict):
             return "no JSON object"
-        problems = await asyncio.to_thread(validate, self.schemas[self.names[index]], value)
+        problems = await asyncio.to_thread(self.job.plans[self.names[index]].validator.problems, value)
         return problems[0] if problems else None
 
     async def finish(self, reason: str | None) -> list[Item]:
-        """The last items. A turn that ended by itself is named as OpenAI does; one that was cut says which call it cut."""
+        """The last items. A turn that ended by itself is named as OpenAI does; a cut one says which call it cut."""
         if reason == "stop" and not self.parser.ended and not (self.stop and self.stop.hit):
             out = await self._items(self.parser.feed([self.job.wire.end_id]))
             return [*out, self._ended()]
@@ -176,7 +176,7 @@ class Turn:
 
 
 async def run_turn(engine: Engine, job: Job) -> AsyncGenerator[list[Item], None]:
-    """One choice's items, a list for each step of the engine; the last one is a Finish. Closing this ends the engine's work.
+    """One choice's items, a list for each step of the engine, a Finish last. Closing this ends the engine's work.
 
     Raises:
         ApiError: an answer that must not leave. RequestFailed, EngineDied: as the engine.
@@ -220,7 +220,8 @@ async def _with_logprobs(turn: Turn, ids: Sequence[int], logprobs: Sequence[Toke
     """Token by token, so that each content token's probabilities leave with its text."""
     out: list[Item] = []
     for id, entry in zip(ids, logprobs, strict=True):
-        if not turn.names and turn.job.wire.tokenizer.token_bytes(id) is not None:
+        turn.calling = turn.calling or id == turn.job.wire.frame.call_open
+        if not turn.calling and turn.job.wire.tokenizer.token_bytes(id) is not None:
             out.append(Logprobs((entry,)))
         out += await turn.items([id])
     return out
