@@ -44,7 +44,7 @@ def watched_handler() -> type:
 
         def generate_with_backoff(self, **kwargs: Any) -> Any:
             response, seconds = super().generate_with_backoff(**kwargs)
-            self._now.replies.append(note(kwargs, response, seconds))
+            self._now.replies.append(note(kwargs.get("tools", []), response, seconds))
             return response, seconds
 
         def write(self, result: Any, result_dir: Any, update_mode: bool = False) -> None:
@@ -55,51 +55,29 @@ def watched_handler() -> type:
     return Watched
 
 
-def note(request: dict[str, Any], response: Any, seconds: float) -> dict[str, Any]:
+def note(tools: list[dict[str, Any]], response: Any, seconds: float) -> dict[str, Any]:
     """What scores need of one reply and the harness does not keep: the tools it chose from and how it ended."""
-    offered = {tool["function"]["name"]: tool["function"].get("parameters") for tool in request.get("tools", [])}
+    offered = {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools}
     plain = response.model_dump(mode="json") if hasattr(response, "model_dump") else {}
     choice = (plain.get("choices") or [{}])[0]
-    calls = (choice.get("message") or {}).get("tool_calls") or []
-    functions = [(call.get("function") or {}, bool(call.get("incomplete"))) for call in calls]
-    return {
-        "finish_reason": choice.get("finish_reason"),
-        "seconds": seconds,
-        "usage": plain.get("usage"),
-        "calls": [
-            {
-                "name": function.get("name"),
-                "arguments": function.get("arguments"),
-                "incomplete": incomplete,
-                "offered": function.get("name") in offered,
-                "parameters": offered.get(function.get("name")),
-            }
-            for function, incomplete in functions
-        ],
-    }
+    calls = []
+    for call in (choice.get("message") or {}).get("tool_calls") or []:
+        name, arguments = ((call.get("function") or {}).get(key) for key in ("name", "arguments"))
+        told = {"incomplete": bool(call.get("incomplete")), "offered": name in offered, "parameters": offered.get(name)}
+        calls.append({"name": name, "arguments": arguments, **told})
+    told = {"finish_reason": choice.get("finish_reason"), "usage": plain.get("usage"), "seconds": seconds}
+    return {**told, "calls": calls}
 
 
 def register(names: tuple[str, ...]) -> None:
     """Add ``name[=served name]`` to the harness's models, all through its plain chat-completions handler."""
-    from bfcl_eval.constants import model_config
+    from bfcl_eval.constants.model_config import MODEL_CONFIG_MAPPING, ModelConfig
 
-    handler = watched_handler()
+    handler, unknown = watched_handler(), {"url": "-", "org": "-", "license": "-"}
     for entry in names:
         name, _, served = entry.partition("=")
-        if "_" in name:
-            sys.exit(f"model name {name!r}: bfcl evaluate turns '_' into '/'; use '-' instead")
-        model_config.MODEL_CONFIG_MAPPING[name] = model_config.ModelConfig(
-            model_name=served or name,
-            display_name=name,
-            url="-",
-            org="-",
-            license="-",
-            model_handler=handler,
-            input_price=None,
-            output_price=None,
-            is_fc_model=True,
-            underscore_to_dot=True,
-        )
+        kind = {"model_handler": handler, "is_fc_model": True, "underscore_to_dot": True}
+        MODEL_CONFIG_MAPPING[name] = ModelConfig(model_name=served or name, display_name=name, **unknown, **kind)
 
 
 def hand_over() -> None:
@@ -107,9 +85,8 @@ def hand_over() -> None:
     from bfcl_eval import __main__ as stock
     from bfcl_eval import _llm_response_generation as generation
 
-    ids = os.environ.get("OCTUPUS_BFCL_IDS")
-    if ids:
-        generation.TEST_IDS_TO_GENERATE_PATH = Path(ids)
+    if os.environ.get("OCTUPUS_BFCL_IDS"):
+        generation.TEST_IDS_TO_GENERATE_PATH = Path(os.environ["OCTUPUS_BFCL_IDS"])
     # At its end generate rewrites EVERY result file to sort it, in place: a kill, or another task that appends
     # meanwhile, loses entries. evaluate sorts what it reads, so nobody needs it.
     generation.sort_file_content_by_id = lambda path: None
@@ -125,65 +102,40 @@ def dump(folder: Path) -> dict[str, int]:
     from bfcl_eval.model_handler.utils import convert_to_tool
 
     tools: dict[str, dict[str, Any]] = {}
-
-    def digest_of(function: dict[str, Any], original: dict[str, Any] | None, category: str) -> str:
-        (tool,) = convert_to_tool([function], GORILLA_TO_OPENAPI, ModelStyle.OPENAI_COMPLETIONS)
-        digest = hashlib.sha256(json.dumps(tool, ensure_ascii=False).encode()).hexdigest()[:16]
-        row = tools.setdefault(digest, {"digest": digest, "tool": tool, "categories": [], "original": original})
-        if category not in row["categories"]:
-            row["categories"].append(category)
-        return digest
-
     questions, truths = [], []
     for category in ALL_SCORING_CATEGORIES:
-        foreign = category in ("simple_java", "simple_javascript")
-        entries = utils.load_dataset_entry(category)
-        plain = (
-            utils.load_dataset_entry(category, include_language_specific_hint=False)
-            if foreign
-            else [None] * len(entries)
-        )
-        for entry, bare in zip(entries, plain, strict=True):
-            bare_functions = bare["function"] if bare else [None] * len(entry["function"])
-            added = {
-                turn: [digest_of(function, None, category) for function in functions]
-                for turn, functions in entry.get("missed_function", {}).items()
-            }
-            questions.append(
-                {
-                    "id": entry["id"],
-                    "category": category,
-                    "turns": entry["question"],
-                    "tools": [
-                        digest_of(function, original, category)
-                        for function, original in zip(entry["function"], bare_functions, strict=True)
-                    ],
-                    "added": added,
-                }
-            )
+
+        def digest_of(function: dict[str, Any], original: Any = None, category: str = category) -> str:
+            (tool,) = convert_to_tool([function], GORILLA_TO_OPENAPI, ModelStyle.OPENAI_COMPLETIONS)
+            digest = hashlib.sha256(json.dumps(tool, ensure_ascii=False).encode()).hexdigest()[:16]
+            row = tools.setdefault(digest, {"digest": digest, "tool": tool, "categories": [], "original": original})
+            row["categories"] += [] if category in row["categories"] else [category]
+            return digest
+
+        plain = utils.load_dataset_entry(category, include_language_specific_hint=False)
+        foreign = category in ("simple_java", "simple_javascript")  # their conversion hides the types
+        for entry, bare in zip(utils.load_dataset_entry(category), plain, strict=True):
+            originals = bare["function"] if foreign else [None] * len(entry["function"])
+            late = entry.get("missed_function", {})
+            row = {"id": entry["id"], "category": category, "turns": entry["question"]}
+            row["tools"] = [digest_of(f, original) for f, original in zip(entry["function"], originals, strict=True)]
+            questions.append({**row, "added": {turn: [digest_of(f) for f in some] for turn, some in late.items()}})
         if "relevance" not in category:
             asked = [e["id"] for e in utils.load_dataset_entry(category, include_prereq=False)]
             known = utils.load_ground_truth_entry(category)  # aligned by position: some ids differ
-            truths += [
-                {"id": id, "category": category, "truth": row["ground_truth"]}
-                for id, row in zip(asked, known, strict=True)
-            ]
-    rows: dict[str, list[dict[str, Any]]] = {"tools": list(tools.values()), "questions": questions, "truth": truths}
+            pairs = zip(asked, known, strict=True)
+            truths += [{"id": id, "category": category, "truth": row["ground_truth"]} for id, row in pairs]
+    rows = {"tools": list(tools.values()), "questions": questions, "truth": truths}
+    folder.mkdir(parents=True, exist_ok=True)
     for name, lines in rows.items():
-        write_lines(folder / f"{name}.jsonl", lines)
+        temporary = folder / f".{name}.{os.getpid()}"
+        temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in lines), encoding="utf-8")
+        temporary.replace(folder / f"{name}.jsonl")
     return {name: len(lines) for name, lines in rows.items()}
 
 
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    temporary.replace(path)
-
-
-def die_with_parent() -> None:
+def die_with_parent(parent: str | None) -> None:
     """End when the stage that started this ends, however it ends: nobody else would stop a long run."""
-    parent = os.environ.get("OCTUPUS_BFCL_PARENT")
     if parent:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
         if os.getppid() != int(parent):
@@ -191,13 +143,15 @@ def die_with_parent() -> None:
 
 
 def main() -> None:
-    die_with_parent()
+    die_with_parent(os.environ.get("OCTUPUS_BFCL_PARENT"))
     if sys.argv[1:2] == ["dump"] and len(sys.argv) == 3:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["BFCL_PROJECT_ROOT"] = folder  # read on import, which makes folders there
             print(json.dumps(dump(Path(sys.argv[2]).absolute())))
         return
-    register(NAMES + tuple(os.environ.get("OCTUPUS_BFCL_NAMES", "").split()))
+    known = {entry.partition("=")[0] for entry in NAMES}
+    more = [name for name in os.environ.get("OCTUPUS_BFCL_NAMES", "").split() if name not in known]
+    register((*NAMES, *more))
     hand_over()
 
 

@@ -3,77 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 from jsonschema import Draft202012Validator
 from referencing import Registry
-
-Status = Literal["legal", "cut", "not JSON", "not an object", "unknown tool", "breaks its schema"]
+from referencing.exceptions import Unresolvable
 
 
 @dataclass(frozen=True)
 class Verdict:
-    status: Status
+    status: Literal["legal", "cut", "not JSON", "not an object", "unknown tool", "breaks its schema"]
     detail: str = ""
 
     @property
-    def malformed(self) -> bool:
-        """Cannot be used at all, whatever the benchmark makes of it."""
-        return self.status in ("cut", "not JSON", "not an object", "unknown tool")
+    def usable(self) -> bool:
+        """A call at all: a complete JSON object for a tool of the request, whatever its schema says of it."""
+        return self.status in ("legal", "breaks its schema")
 
 
-@dataclass
-class Tally:
-    """Counts over calls; ``cut`` ones are complete neither in number nor in share."""
-
-    legal: int = 0
-    illegal: int = 0
-    cut: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    examples: list[dict[str, str]] = field(default_factory=list)
-
-    def add(self, verdict: Verdict, where: str, call: Mapping[str, Any]) -> None:
-        if verdict.status == "legal":
-            self.legal += 1
-        elif verdict.status == "cut":
-            self.cut += 1
-        else:
-            self.illegal += 1
-            self.reasons[verdict.status] += 1
-            if len(self.examples) < 20:
-                shown = json.dumps({"name": call["name"], "arguments": call["arguments"]}, ensure_ascii=False)
-                self.examples.append(
-                    {"where": where, "call": shown[:500], "why": f"{verdict.status}: {verdict.detail}"}
-                )
-
-    def as_json(self) -> dict[str, Any]:
-        complete = self.legal + self.illegal
-        return {
-            "calls": complete + self.cut,
-            "complete": complete,
-            "legal": self.legal,
-            "illegal": self.illegal,
-            "cut": self.cut,
-            "reasons": dict(self.reasons),
-            "examples": self.examples,
-        }
-
-
-def judge(call: Mapping[str, Any], tools: Iterable[Mapping[str, Any]]) -> Verdict:
-    """``call``: name, arguments (text), perhaps incomplete; ``tools``: those of its request, in OpenAI's form."""
-    offered = {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools}
-    return judge_against(call, call["name"] in offered, offered.get(call["name"]))
-
-
-def judge_against(call: Mapping[str, Any], offered: bool, parameters: Any) -> Verdict:
-    """As :func:`judge`, where the tool has been looked up already: whether it was offered, and its schema."""
+def judge(call: Mapping[str, Any], schemas: Mapping[str, Any]) -> Verdict:
+    """``call``: name, arguments (text), perhaps incomplete; ``schemas``: parameters of its request's tools by name."""
     if call.get("incomplete"):
         return Verdict("cut")
-    if not offered:
+    if call["name"] not in schemas:
         return Verdict("unknown tool", repr(call["name"]))
     try:
         value = json.loads(call["arguments"], object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -81,10 +38,33 @@ def judge_against(call: Mapping[str, Any], offered: bool, parameters: Any) -> Ve
         return Verdict("not JSON", str(error))
     if not isinstance(value, dict):
         return Verdict("not an object", type(value).__name__)
-    schema = {"type": "object", "additionalProperties": False} if parameters is None else parameters
-    for problem in _validator(json.dumps(schema)).iter_errors(value):
-        return Verdict("breaks its schema", f"{problem.json_path}: {problem.message[:200]}")
+    schema = schemas[call["name"]]
+    try:
+        for problem in _validator(json.dumps({"maxProperties": 0} if schema is None else schema)).iter_errors(value):
+            return Verdict("breaks its schema", f"{problem.json_path}: {problem.message[:200]}")
+    except (Unresolvable, re.error) as error:
+        return Verdict("breaks its schema", f"the schema itself cannot be read: {error}")
     return Verdict("legal")
+
+
+def schemas_of(tools: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The parameters of tools in OpenAI's form, by name."""
+    return {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools}
+
+
+def tally(judged: Iterable[tuple[str, Mapping[str, Any], Verdict]]) -> dict[str, Any]:
+    """Counts over ``(where, call, verdict)``; cut calls are counted apart, never among the complete ones."""
+    statuses: Counter[str] = Counter()
+    examples: list[dict[str, str]] = []
+    for where, call, verdict in judged:
+        statuses[verdict.status] += 1
+        if verdict.status not in ("legal", "cut") and len(examples) < 20:
+            shown = f"{call['name']}({call['arguments']})"[:500]
+            examples.append({"where": where, "call": shown, "why": f"{verdict.status}: {verdict.detail}"})
+    legal, cut, calls = statuses["legal"], statuses["cut"], statuses.total()
+    reasons = {status: n for status, n in statuses.items() if status not in ("legal", "cut")}
+    counts = {"calls": calls, "complete": calls - cut, "legal": legal, "illegal": calls - cut - legal, "cut": cut}
+    return {**counts, "reasons": reasons, "examples": examples}
 
 
 def satisfies(value: Any, schema: Any) -> bool:
@@ -92,10 +72,9 @@ def satisfies(value: Any, schema: Any) -> bool:
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
+    if len(dict(pairs)) != len(pairs):
         raise ValueError("an object holds a key twice")
-    return value
+    return dict(pairs)
 
 
 def _no_constant(text: str) -> Any:
@@ -117,7 +96,6 @@ def _array_enums(schema: Any) -> Any:
     read = {key: value if key in ("enum", "const", "default") else _array_enums(value) for key, value in schema.items()}
     choices = read.get("enum")
     if read.get("type") == "array" and isinstance(choices, list) and not any(isinstance(c, list) for c in choices):
-        del read["enum"]
         items = read.get("items")
-        read["items"] = {**(items if isinstance(items, dict) else {}), "enum": choices}
+        read["items"] = {**(items if isinstance(items, dict) else {}), "enum": read.pop("enum")}
     return read

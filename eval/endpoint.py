@@ -7,21 +7,18 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from octupus.config import ServeSection
 from octupus.errors import ConfigError, JobError
 from octupus.runs import Endpoint, Run
 
-_OPENER = urllib.request.build_opener(
-    urllib.request.ProxyHandler({})
-)  # a proxy of the cluster is not for our own server
+# A proxy of the cluster is not for our own server.
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Server:
     """An endpoint that answered when it was found."""
 
@@ -29,21 +26,14 @@ class Server:
     stage: str
     endpoint: Endpoint
     api_key: str
-    _refused: int = 0
-
-    @property
-    def base_url(self) -> str:
-        """With ``/v1`` at the end."""
-        url = self.endpoint.url.rstrip("/")
-        return url if url.endswith("/v1") else f"{url}/v1"
 
     @property
     def root_url(self) -> str:
-        return self.base_url.removesuffix("/v1")
+        return self.endpoint.url.rstrip("/").removesuffix("/v1")
 
     @property
-    def host(self) -> str:
-        return urlsplit(self.base_url).hostname or "localhost"
+    def base_url(self) -> str:
+        return f"{self.root_url}/v1"
 
     @property
     def folder(self) -> Path | None:
@@ -61,18 +51,17 @@ class Server:
         Raises:
             JobError: no heartbeat, withdrawn, replaced by another instance, or nobody listens; names the log.
         """
-        now = [e for e in self.run.endpoints().values() if e.instance == self.endpoint.instance]
-        if not now:
-            state = self.run.stage(self.stage).state()
-            why = state.reason if state is not None and state.status == "failed" else ""
-            raise self._died(why or "its heartbeat stopped or it withdrew")
-        # One refusal may be a full backlog; two in a row mean that nobody listens any more.
-        self._refused = self._refused + 1 if answers(self.root_url) is False else 0
-        if self._refused >= 2:
-            raise self._died("nobody listens there any more")
-
-    def _died(self, why: str) -> JobError:
-        return JobError(
+        why = "its heartbeat stopped or it withdrew"
+        if any(e.instance == self.endpoint.instance for e in self.run.endpoints().values()):
+            for _ in range(3):  # a single refusal may be a full backlog
+                if answers(self.root_url) is not False:
+                    return
+                time.sleep(0.3)
+            why = "nobody listens there any more"
+        state = self.run.stage(self.stage).state()
+        if state is not None and state.status == "failed":
+            why = state.reason
+        raise JobError(
             f"the server at {self.root_url} died while it was being measured ({why}); see its log in {self.log}; "
             "what was answered is kept: the same command goes on from there once a server is up again"
         )
@@ -105,46 +94,42 @@ def wait_for(run: Run, section: ServeSection, stage: str = "serve") -> Server:
 def answers(root_url: str) -> bool | None:
     """True: it answered; False: nobody listens; None: no answer in time (busy, perhaps)."""
     try:
-        with _OPENER.open(f"{root_url}/health", timeout=5):
+        with OPENER.open(f"{root_url}/health", timeout=5):
             return True
     except urllib.error.HTTPError:
         return True
     except TimeoutError:
         return None
-    except (urllib.error.URLError, ConnectionError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        return None if isinstance(reason, TimeoutError) else False
+    except OSError as error:  # URLError is one too, with the cause inside
+        return None if isinstance(getattr(error, "reason", error), TimeoutError) else False
 
 
 def read_key(section: ServeSection) -> str:
     """The first API key of the file that the recipe names; any word where the server wants none.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: no key can be read.
     """
     if section.api_key_file is None:
         return os.environ.get("OCTUPUS_API_KEY") or "none"
     try:
-        return Path(section.api_key_file).expanduser().read_text(encoding="utf-8").split()[0]
+        return Path(section.api_key_file).read_text(encoding="utf-8").split()[0]
     except (OSError, IndexError) as error:
         raise ConfigError(f"serve.api_key_file {section.api_key_file}: no key can be read from it ({error})") from error
 
 
 def identity(server: Server) -> str:
-    """A hash that changes when other weights, another tokenizer or another wire format is served."""
+    """A hash that changes when other weights, another tokenizer or another wire format is served.
+
+    Of each file the name, the size and sixteen spots: quick for any size, and every training step moves all weights.
+    """
     digest = hashlib.sha256(f"{server.endpoint.fingerprint} {server.endpoint.model}".encode())
-    if server.folder is not None:
-        for part in _samples(server.folder):
-            digest.update(part)
-    return digest.hexdigest()[:16]
-
-
-def _samples(folder: Path) -> Iterator[bytes]:
-    """Names, sizes and a few spots of each file: quick for any size, and every training step moves all weights."""
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+    folder = server.folder
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]) if folder is not None else ():
         size = path.stat().st_size
-        yield f"{path.name}:{size}".encode()
+        digest.update(f"{path.name}:{size}".encode())
         with path.open("rb") as stream:
             for spot in range(16):
                 stream.seek(size * spot // 16)
-                yield stream.read(65536)
+                digest.update(stream.read(65536))
+    return digest.hexdigest()[:16]

@@ -6,40 +6,27 @@ and arguments equal as JSON, in any order. Where no call is wanted, any call is 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import time
+import urllib.error
+import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Literal
 
-import aiohttp
-
-from eval.checker import Tally, judge
-from eval.endpoint import Server, identity, wait_for
+from eval.checker import judge, schemas_of, tally
+from eval.endpoint import OPENER, Server, identity, wait_for
 from eval.weights import wilson
 from octupus.config import Recipe
-from octupus.errors import DataError, OctupusError
+from octupus.errors import DataError
 from octupus.runs import Reporter, Run, publish_bytes, publish_json, read_json
 from octupus.wire.messages import Conversation, Message
 
 CONCURRENCY = 16
 MAX_TOKENS = 256
-
-
-@dataclass(frozen=True)
-class Item:
-    """One assistant turn to be asked for."""
-
-    id: str
-    split: str
-    kind: str
-    messages: tuple[Message, ...]
-    tools: tuple[dict[str, Any], ...]
-    wanted: Message
 
 
 def run(recipe: Recipe, run: Run, label: Literal["before", "after"]) -> dict[str, Any]:
@@ -48,29 +35,26 @@ def run(recipe: Recipe, run: Run, label: Literal["before", "after"]) -> dict[str
     Raises:
         DataError: a held-out row is no conversation. JobError: no endpoint came up, or it died.
     """
-    source = run.path / "data" / "heldout.jsonl"
-    stage = run.stage("heldout")
-    target = stage.path / f"{label}.json"
-    server = wait_for(run, recipe.serve, "baseline" if label == "before" else "serve")
+    source, stage = run.path / "data" / "heldout.jsonl", run.stage("heldout")
     items = list(read_items(source, recipe.bfcl.heldout))
-    asked = hashlib.sha256(source.read_bytes() + f"{recipe.bfcl.heldout} {MAX_TOKENS}".encode()).hexdigest()[:16]
-    subject = {"subject": identity(server), "asked": asked}
+    server = wait_for(run, recipe.serve, "baseline" if label == "before" else "serve")
+    asked = hashlib.sha256(json.dumps([items, MAX_TOKENS]).encode()).hexdigest()[:16]
+    subject = {"format_version": 1, "label": label, "subject": identity(server), "asked": asked}
+    target = stage.path / f"{label}.json"
     known = read_json(target)
     if known is None or {key: known[key] for key in subject} != subject:
         print(f"heldout {label}: {len(items)} turns asked of {server.endpoint.model}", flush=True)
         with stage.reporting(len(items), "turns") as reporter:
-            rows = asyncio.run(_ask_all(server, items, reporter))
-        publish_bytes(
-            stage.path / f"calls-{label}.jsonl",
-            "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode(),
-        )
-        known = {"format_version": 1, "label": label, **subject, "served": server.endpoint.model, **summarise(rows)}
+            rows = _ask_all(server, items, reporter)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        publish_bytes(stage.path / f"calls-{label}.jsonl", lines.encode())
+        known = {**subject, "served": server.endpoint.model, **summarise(rows)}
         publish_json(target, known)
     return {"scores": f"heldout/{label}.json", **{key: known[key] for key in ("turns", "exact", "no_call", "errors")}}
 
 
-def read_items(path: Path, limit: int | None) -> Iterator[Item]:
-    """The first ``limit`` conversations' assistant turns.
+def read_items(path: Path, limit: int | None) -> Iterator[dict[str, Any]]:
+    """The assistant turns of the first ``limit`` conversations, in OpenAI's form: what comes before, what is wanted.
 
     Raises:
         DataError: no such file, or a row that is no conversation with ``split`` and ``kind``.
@@ -82,118 +66,72 @@ def read_items(path: Path, limit: int | None) -> Iterator[Item]:
     for number, line in enumerate(lines[:limit]):
         try:
             row = json.loads(line)
-            split, kind = row["split"], row["kind"]
+            told = {"split": row["split"], "kind": row["kind"]}
             conversation = Conversation.model_validate({"messages": row["messages"], "tools": row["tools"]})
         except (ValueError, KeyError) as error:
             raise DataError(f"not a held-out conversation: {error}", source=str(path), row=number) from error
-        for at, message in enumerate(conversation.messages):
-            if message.role == "assistant":
-                tools = tuple(tool.raw for tool in conversation.tools)
-                yield Item(f"{number}:{at}", split, kind, conversation.messages[:at], tools, message)
-
-
-async def _ask_all(server: Server, items: Sequence[Item], reporter: Reporter) -> list[dict[str, Any]]:
-    gate, done = asyncio.Semaphore(CONCURRENCY), 0
-    timeout = aiohttp.ClientTimeout(total=600)
-    headers = {"Authorization": f"Bearer {server.api_key}"}
-    async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
-
-        async def one(item: Item) -> dict[str, Any]:
-            nonlocal done
-            async with gate:
-                row = await _ask(session, server, item)
-            done += 1
-            reporter.update(done)
-            return row
-
-        async def watch() -> None:
-            while True:
-                await asyncio.sleep(2)
-                await asyncio.to_thread(server.check)
-
-        async def everything() -> list[dict[str, Any]]:
-            return await asyncio.gather(*(one(item) for item in items))
-
-        watcher: asyncio.Task[Any] = asyncio.create_task(watch())
-        answers: asyncio.Task[Any] = asyncio.create_task(everything())
-        await asyncio.wait([watcher, answers], return_when=asyncio.FIRST_COMPLETED)
-        if not answers.done():
-            answers.cancel()
-            await watcher  # raises: the server died
-        watcher.cancel()
-        rows: list[dict[str, Any]] = answers.result()
-    if any("error" in row for row in rows):
-        server.check()
-        server.check()
-    return rows
-
-
-async def _ask(session: aiohttp.ClientSession, server: Server, item: Item) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "model": server.endpoint.model,
-        "messages": [openai_message(m) for m in item.messages],
-        "temperature": 0,
-        "max_tokens": MAX_TOKENS,
-    }
-    if item.tools:
-        body |= {"tools": item.tools, "tool_choice": "auto"}
-    row: dict[str, Any] = {
-        "id": item.id,
-        "split": item.split,
-        "kind": item.kind,
-        "messages": body["messages"],
-        "tools": item.tools,
-        "wanted": openai_message(item.wanted),
-    }
-    began = time.monotonic()
-    try:
-        async with session.post(f"{server.base_url}/chat/completions", json=body) as response:
-            text = await response.text()
-            if response.status != 200:
-                return row | {"error": f"HTTP {response.status}: {text[:300]}"}
-            choice = json.loads(text)["choices"][0]
-            message = choice["message"]
-            calls = [
-                {**c["function"], "incomplete": c.get("incomplete", False)} for c in message.get("tool_calls") or ()
-            ]
-    except (aiohttp.ClientError, TimeoutError, OctupusError, ValueError, LookupError, TypeError) as error:
-        return row | {"error": f"{type(error).__name__}: {error}"}
-    return row | {
-        "calls": calls,
-        "content": message.get("content") or "",
-        "finish_reason": choice.get("finish_reason"),
-        "seconds": time.monotonic() - began,
-        "exact": exact(item.wanted, calls),
-    }
+        spoken = [openai_message(message) for message in conversation.messages]
+        for at, message in enumerate(spoken):
+            if message["role"] == "assistant":
+                tools = [tool.raw for tool in conversation.tools]
+                yield {"id": f"{number}:{at}", **told, "messages": spoken[:at], "tools": tools, "wanted": message}
 
 
 def openai_message(message: Message) -> dict[str, Any]:
     """A message as the API takes it."""
     plain: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        plain["tool_calls"] = [
-            {
-                "id": call.id or f"call_{i}",
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments_text},
-            }
-            for i, call in enumerate(message.tool_calls)
-        ]
-    if message.tool_call_id is not None:
-        plain["tool_call_id"] = message.tool_call_id
-    return plain
+    calls = [(call.id or f"call_{i}", call) for i, call in enumerate(message.tool_calls)]
+    if calls:
+        functions = [(id, {"name": call.name, "arguments": call.arguments_text}) for id, call in calls]
+        plain["tool_calls"] = [{"id": id, "type": "function", "function": function} for id, function in functions]
+    return plain if message.tool_call_id is None else {**plain, "tool_call_id": message.tool_call_id}
 
 
-def exact(wanted: Message, calls: Sequence[Mapping[str, Any]]) -> bool:
+def _ask_all(server: Server, items: Sequence[dict[str, Any]], reporter: Reporter) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        asked = [pool.submit(_ask, server, item) for item in items]
+        left = set(asked)
+        try:
+            while left:
+                done, left = wait(left, timeout=2, return_when=FIRST_COMPLETED)
+                reporter.update(len(asked) - len(left))
+                if not done or any("error" in future.result() for future in done):
+                    server.check()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return [future.result() for future in asked]
+
+
+def _ask(server: Server, item: dict[str, Any]) -> dict[str, Any]:
+    """The item with what came back: calls, content, finish_reason, seconds, exact; or with ``error``."""
+    body = {"model": server.endpoint.model, "messages": item["messages"], "temperature": 0, "max_tokens": MAX_TOKENS}
+    body |= {"tools": item["tools"], "tool_choice": "auto"} if item["tools"] else {}
+    headers = {"Authorization": f"Bearer {server.api_key}", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{server.base_url}/chat/completions", json.dumps(body).encode(), headers)
+    began = time.monotonic()
+    try:
+        with OPENER.open(request, timeout=600) as response:
+            choice = json.load(response)["choices"][0]
+        message = choice["message"]
+        calls = [{**c["function"], "incomplete": c.get("incomplete", False)} for c in message.get("tool_calls") or ()]
+    except urllib.error.HTTPError as error:
+        return {**item, "error": f"HTTP {error.code}: {error.read()[:300].decode(errors='replace')}"}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return {**item, "error": f"{type(error).__name__}: {error}"}
+    answer = {"calls": calls, "content": message.get("content") or "", "finish_reason": choice.get("finish_reason")}
+    return {**item, **answer, "seconds": time.monotonic() - began, "exact": exact(item["wanted"], calls)}
+
+
+def exact(wanted: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> bool:
     """The same calls in any order."""
     try:
-        got = Counter(canonical(call["name"], json.loads(call["arguments"])) for call in calls)
+        got = Counter(canonical(call) for call in calls)
     except (ValueError, TypeError):
         return False
-    return got == Counter(canonical(call.name, call.arguments) for call in wanted.tool_calls)
+    return got == Counter(canonical(call["function"]) for call in wanted.get("tool_calls", ()))
 
 
-def canonical(name: str, arguments: Any) -> str:
+def canonical(call: Mapping[str, Any]) -> str:
     """Equal for equal JSON: keys in any order, 1 and 1.0 the same number, true and 1 not the same."""
 
     def numbers(value: Any) -> Any:
@@ -203,27 +141,23 @@ def canonical(name: str, arguments: Any) -> str:
             return [numbers(inner) for inner in value]
         return int(value) if isinstance(value, float) and value.is_integer() else value
 
-    return json.dumps([name, numbers(arguments)], sort_keys=True)
+    return json.dumps([call["name"], numbers(json.loads(call["arguments"]))], sort_keys=True)
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Figures by split and kind; errors count as wrong."""
-    groups: dict[str, dict[str, list[bool]]] = {"exact": defaultdict(list), "no_call": defaultdict(list)}
-    kinds: dict[str, list[bool]] = defaultdict(list)
-    tally = Tally()
+    """Shares right by split and kind, where calls are wanted and where none is; errors count as wrong."""
+    groups: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in ("exact", "no_call", "by_kind")}
     for row in rows:
         right = bool(row.get("exact"))
         groups["exact" if row["wanted"].get("tool_calls") else "no_call"][row["split"]].append(right)
-        kinds[f"{row['kind']} ({row['split']})"].append(right)
-        for call in row.get("calls", ()):
-            tally.add(judge(call, row["tools"]), row["id"], call)
+        groups["by_kind"][f"{row['kind']} ({row['split']})"].append(right)
+    judged = [(row, call) for row in rows for call in row.get("calls", ())]
     return {
         "turns": len(rows),
-        **{name: {split: _share(of) for split, of in sorted(by.items())} for name, by in groups.items()},
-        "by_kind": {kind: _share(of) for kind, of in sorted(kinds.items())},
+        **{name: {key: _share(of) for key, of in sorted(by.items())} for name, by in groups.items()},
         "errors": sum("error" in row for row in rows),
         "cut_replies": sum(row.get("finish_reason") == "length" for row in rows),
-        "legality": tally.as_json(),
+        "legality": tally((row["id"], call, judge(call, schemas_of(row["tools"]))) for row, call in judged),
     }
 
 

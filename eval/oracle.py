@@ -141,8 +141,8 @@ def _natural_call(
         values = [_unwrap(a) for a in (alternatives if isinstance(alternatives, list) else [alternatives]) if a != ""]
         if language != "python" and schema is not None:
             kind = originals[name]["parameters"]["properties"][key]
-            spell = _java if language == "java" else _javascript
-            values = [spell(v, kind["type"], (kind.get("items") or {}).get("type")) for v in values]
+            inner = (kind.get("items") or {}).get("type")
+            values = [_literal(v, language, kind["type"], inner) for v in values]
         elif schema is not None:
             values = [_cased(v, schema) for v in values]
         legal = [v for v in values if schema is None or satisfies(v, schema)]
@@ -169,41 +169,28 @@ def _cased(value: Any, schema: Mapping[str, Any]) -> Any:
     return same[0] if same and isinstance(value, str) else value
 
 
-def _java(value: Any, kind: str, inner: str | None = None) -> str:
+def _literal(value: Any, language: str, kind: str, inner: str | None = None, top: bool = True) -> str:
+    """A Java or JavaScript value as source text; a string that is the whole argument stays bare, as BFCL wants it."""
+    java = language == "java"
     if isinstance(value, str):
-        return value
+        return value if top else f"'{value}'" if kind == "char" else f'"{value}"'
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return f"{value}{ {'long': 'L', 'float': 'f'}.get(kind, '') }"
+        return f"{value}{({'long': 'L', 'float': 'f'} if java else {'Bigint': 'n'}).get(kind, '')}"
     if isinstance(value, list):
-        quote = "'" if inner == "char" else '"'
-        parts = ", ".join(f"{quote}{v}{quote}" if isinstance(v, str) else _java(v, inner or "any") for v in value)
+        parts = ", ".join(_literal(v, language, inner or "any", None, False) for v in value)
+        if not java:
+            return f"[{parts}]"
         if kind == "ArrayList":
             return f"new ArrayList<>(Arrays.asList({parts}))" if value else "new ArrayList<>()"
-        names = {"String": "String", "integer": "int", "any": "Object"}
-        return f"new {names.get(inner or '', inner or 'Object')}[]{{{parts}}}"
-    if isinstance(value, dict):
-        puts = " ".join(
-            f'put("{k}", {json.dumps(v, ensure_ascii=False) if isinstance(v, str) else _java(v, "any")});'
-            for k, v in value.items()
-        )
+        names = {"integer": "int", "any": "Object", None: "Object"}
+        return f"new {names.get(inner, inner)}[]{{{parts}}}"
+    pairs = [(key, _literal(v, language, "any", None, False)) for key, v in value.items()]
+    if java:
+        puts = " ".join(f'put("{key}", {v});' for key, v in pairs)
         return f"new HashMap<String, Object>() {{{{ {puts} }}}}"
-    return str(value)
-
-
-def _javascript(value: Any, kind: str | None, inner: str | None = None, top: bool = True) -> str:
-    if isinstance(value, str):
-        return value if top else f'"{value}"'
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return f"{value}n" if kind == "Bigint" else str(value)
-    if isinstance(value, list):
-        return f"[{', '.join(_javascript(v, inner, None, False) for v in value)}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f'"{k}": {_javascript(v, None, None, False)}' for k, v in value.items()) + "}"
-    return str(value)
+    return "{" + ", ".join(f'"{k}": {v}' for k, v in pairs) + "}"
 
 
 def spoil(calls: Calls, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[Calls, str]:

@@ -11,9 +11,8 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.markdown import Markdown
 
 from eval.sample import BfclData
 from eval.scores import mismatch, read_failures, read_results
@@ -162,10 +161,7 @@ def _heldout_kinds(heldout: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def loss_curve(path: Path, points: int = 300) -> list[list[float]]:
     """``[step, loss]`` from a metrics file, averaged down to ``points``."""
-    if not path.exists():
-        return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    pairs = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
+    pairs = [(row["step"], row["loss"]) for row in _rows(path) if row.get("loss") is not None]
     size = max(1, -(-len(pairs) // points))
     groups = [pairs[i : i + size] for i in range(0, len(pairs), size)]
     return [[group[-1][0], sum(loss for _, loss in group) / len(group)] for group in groups]
@@ -181,35 +177,28 @@ def _stage_times(run: Run) -> Iterator[dict[str, Any]]:
 
 def _failures(run: Run, scores: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
     """A few dozen wrong answers, evenly from every category and kind of error."""
-    rows = [json.loads(line) for line in _lines(run.path / "heldout" / "calls-after.jsonl")]
-    wrong = [
-        {
-            "where": f"held-out {row['split']}, {row['kind']}",
-            "kind": "server error"
-            if "error" in row
-            else mismatch(_names(row["wanted"].get("tool_calls", ())), _names(row["calls"])),
-            "id": row["id"],
-            "prompt": _spoken(row["messages"]),
-            "expected": _calls_text([c["function"] for c in row["wanted"].get("tool_calls", ())])
-            or row["wanted"]["content"],
-            "got": row.get("error") or _calls_text(row["calls"]) or row["content"],
-            "why": "",
-        }
-        for row in rows
-        if not row.get("exact")
-    ]
-    yield from _spread(wrong, SHOWN_FAILURES // 3)
+    rows = _rows(run.path / "heldout" / "calls-after.jsonl")
+    yield from _spread([_heldout_failure(row) for row in rows if not row.get("exact")], SHOWN_FAILURES // 3)
     if scores is not None:
         yield from _spread(list(_bfcl_failures(run.path / "bfcl", scores["main"])), SHOWN_FAILURES * 2 // 3)
 
 
-def _names(calls: Sequence[Mapping[str, Any]]) -> Counter[str]:
-    return Counter(call.get("function", call)["name"] for call in calls)
+def _heldout_failure(row: Mapping[str, Any]) -> dict[str, Any]:
+    wanted, got = [c["function"] for c in row["wanted"].get("tool_calls", ())], row.get("calls", ())
+    names = [Counter(call["name"] for call in calls) for calls in (wanted, got)]
+    return {
+        "where": f"held-out {row['split']}, {row['kind']}",
+        "kind": "server error" if "error" in row else mismatch(*names),
+        "id": row["id"],
+        "prompt": _spoken(row["messages"]),
+        "expected": _calls_text(wanted) or row["wanted"]["content"],
+        "got": row.get("error") or _calls_text(got) or row["content"],
+        "why": "",
+    }
 
 
 def _bfcl_failures(root: Path, model: str) -> Iterator[dict[str, Any]]:
-    entries = [json.loads(line) for line in _lines(root / "entries.jsonl")]
-    wrong = [entry for entry in entries if entry["model"] == model and not entry["correct"]]
+    wrong = [row for row in _rows(root / "entries.jsonl") if row["model"] == model and not row["correct"]]
     categories = sorted({entry["category"] for entry in wrong})
     asked = {q.id: q.turns for q in BfclData.ready().questions(categories)} if wrong else {}
     failures = {category: read_failures(root, model, category) for category in categories}
@@ -235,8 +224,8 @@ def _spread(rows: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     return sorted(rounds[:most], key=lambda row: row["where"])
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def _spoken(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -255,32 +244,13 @@ def _pretty(value: Any) -> str:
 
 
 def terminal(run: Run, console: Console | None = None) -> None:
-    """Print the BFCL table, the held-out figures and the legality count of a run."""
-    console = console or Console()
-    scores = read_json(run.path / "bfcl" / "scores.json")
-    if scores is not None:
-        table = Table(
-            title=f"BFCL, {scores['main']} ({run.name})", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-        )
-        table.add_column("category", no_wrap=True)
-        for name in ("asked", "right %", "95%", "stock %", "calls %", "err", "cut"):
-            table.add_column(name, justify="right", no_wrap=True)
-        main = scores["models"][scores["main"]]
-        for name, c in main["categories"].items():
-            told = percent(c["harness_correct"] / c["n"]) if c["n"] else "–"
-            counts = (percent(c["call_rate"], 0), str(c["errors"]), str(c["legality"]["cut"]))
-            table.add_row(name, f"{c['n']}/{c['of']}", percent(c["accuracy"]), span(c["interval"]), told, *counts)
-        table.add_section()
-        for name in ("Overall v3", "Overall v4"):
-            s = main["summaries"][name]
-            ran = f"{percent(s['covered'], 0)}% run" if s["missing"] else "all run"
-            table.add_row(f"[bold]{name}[/]", ran, percent(s["value"]), span(s["interval"]), "", "", "", "")
-        console.print(table)
-    facts = [(label, read_json(run.path / "heldout" / f"{label}.json")) for label in ("before", "after")]
-    for label, figures in facts:
-        if figures is not None:
-            shares = [f"{split} tools {percent(s['accuracy'])}% of {s['n']}" for split, s in figures["exact"].items()]
-            console.print(f"held-out exact calls {label} training: {', '.join(shares)}")
-    parts = [*(scores["models"].values() if scores else ()), *(f for _, f in facts if f)]
-    legal, whole, cut = (sum(p["legality"][key] for p in parts) for key in ("legal", "complete", "cut"))
-    console.print(f"legal calls: {legal} of {whole} complete ones; cut by the output limit: {cut}")
+    """Print the first part of ``report/report.md``: the verdict, the BFCL table, held-out figures and legality.
+
+    Raises:
+        JobError: no report has been made.
+    """
+    path = run.path / "report" / "report.md"
+    if not path.exists():
+        raise JobError(f"{path} does not exist; make it with: make report RUN={run.name}")
+    text = path.read_text(encoding="utf-8").partition("<!-- more -->")[0]
+    (console or Console()).print(Markdown(text))

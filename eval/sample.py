@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.weights import SIZES, expand
+from eval.weights import expand
 from octupus.config import BfclSection, ServeSection
 from octupus.errors import ConfigError, JobError
 from octupus.tokenizer import load_wire
@@ -21,6 +21,7 @@ STEP_LIMIT = 21
 """Requests that the harness sends in one turn before it gives up on the entry."""
 RESULT_TOKENS = 96
 """Allowed for one tool result of a multi-turn entry; BFCL's are short dictionaries."""
+CLI = Path(__file__).with_name("bfcl_cli.py")
 
 CountTokens = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], int]
 """(messages, tools) -> tokens of the prompt."""
@@ -28,10 +29,7 @@ CountTokens = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]
 
 def find_up(name: str) -> Path | None:
     """``name`` beside this file's folder or above it: jobs import from a snapshot inside the run folder."""
-    for folder in Path(__file__).resolve().parents:
-        if (folder / name).exists():
-            return folder / name
-    return None
+    return next((folder / name for folder in Path(__file__).resolve().parents if (folder / name).exists()), None)
 
 
 def harness_python() -> Path:
@@ -49,7 +47,7 @@ def harness_python() -> Path:
 
 @dataclass(frozen=True)
 class Question:
-    """One BFCL entry as its first request shows it."""
+    """One BFCL entry: its turns' messages, and its tools with those that join later."""
 
     id: str
     category: str
@@ -70,13 +68,12 @@ class BfclData:
         Raises:
             ConfigError: no BFCL environment. JobError: the dump failed.
         """
-        cache = find_up(".cache/bfcl/truth.jsonl")
-        if cache is not None:
-            return cls(cache.parent)
+        cached = find_up(".cache/bfcl/truth.jsonl")
+        if cached is not None:
+            return cls(cached.parent)
         python = harness_python()
         folder = python.absolute().parents[2] / ".cache/bfcl"
-        command = [str(python), "-I", str(Path(__file__).with_name("bfcl_cli.py")), "dump", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run([python, "-I", CLI, "dump", folder], capture_output=True, text=True, check=False)
         if done.returncode:
             raise JobError(f"bfcl-data: {done.stderr.strip()[-500:]}; try: make bfcl-data")
         return cls(folder)
@@ -106,54 +103,47 @@ class Plan:
 
 
 def plan(bfcl: BfclSection, serve: ServeSection, data: BfclData, count: CountTokens) -> Plan:
-    """The last of ``bfcl.models`` is asked everything, the others ``bfcl.side_entries`` a single-turn category."""
+    """The last of ``bfcl.models`` is asked everything, the others ``bfcl.side_entries`` a single-turn category.
+
+    Raises:
+        ConfigError: an unknown category, or a sample of one whose entries build on each other.
+    """
     wanted = expand(bfcl.categories)
     left_out = {name: reason for name in wanted if (reason := _cannot_run(name)) is not None}
-    wanted = {name: n for name, n in wanted.items() if name not in left_out}
-    known: dict[str, list[Question]] = {name: [] for name in wanted}
-    for question in data.questions(list(wanted)):
+    known: dict[str, list[Question]] = {name: [] for name in wanted if name not in left_out}
+    for question in data.questions(list(known)):
         known[question.category].append(question)
     ids: dict[str, list[str]] = {}
-    for category, n in wanted.items():
-        questions = known[category]
+    for category, questions in known.items():
+        n, of = wanted[category], len(questions)
+        if n is not None and category.startswith("memory"):
+            raise ConfigError(f"bfcl.categories.{category}: its entries build on each other; give null (all), not {n}")
         if n is not None and category.startswith("multi_turn"):
             # A sample is free to leave out what would run into the context's end; a whole category is not.
             questions = [q for q in questions if worst_case(q, serve, count) <= serve.max_model_len]
             if len(questions) < n:
                 left_out[f"{category}: {n - len(questions)} of {n}"] = (
-                    f"the worst case of all but {len(questions)} of {SIZES[category]} entries exceeds "
-                    f"serve.max_model_len {serve.max_model_len}"
+                    f"only {len(questions)} of {of} fit serve.max_model_len {serve.max_model_len} at worst"
                 )
-        if n is not None and category.startswith("memory"):
-            raise ConfigError(f"bfcl.categories.{category}: its entries build on each other; give null (all), not {n}")
         every = [q.id for q in questions]
         chosen = every if n is None or n >= len(every) else random.Random(f"{bfcl.seed}:{category}").sample(every, n)
-        ids[category] = sorted(chosen, key=every.index)
-    ids = {category: chosen for category, chosen in ids.items() if chosen}
+        if chosen:
+            ids[category] = sorted(chosen, key=every.index)
     *side, main = bfcl.models
-    few = {
-        c: chosen[: bfcl.side_entries] for c, chosen in ids.items() if not c.startswith(("multi_turn", "memory", "web"))
-    }
+    few = {c: some[: bfcl.side_entries] for c, some in ids.items() if not c.startswith(("multi_turn", "memory", "web"))}
     return Plan({**dict.fromkeys(side, few), main: ids}, left_out)
 
 
 def _cannot_run(category: str) -> str | None:
     if category.startswith("web_search") and not os.environ.get("SERPAPI_API_KEY"):
         return "needs a SerpAPI key in SERPAPI_API_KEY and the internet"
-    if category == "memory_vector":
-        return "needs the embedding model all-MiniLM-L6-v2 on disk"
-    return None
+    return "needs the embedding model all-MiniLM-L6-v2 on disk" if category == "memory_vector" else None
 
 
 def worst_case(question: Question, serve: ServeSection, count: CountTokens) -> int:
-    """Tokens of the longest prompt plus answer that a multi-turn entry can come to.
-
-    Every step of every turn is taken to answer as long as allowed and to get a result of RESULT_TOKENS.
-    """
-    messages = [message for turn in question.turns for message in turn]
-    return count(messages, question.tools) + len(question.turns) * STEP_LIMIT * (
-        serve.default_max_tokens + RESULT_TOKENS
-    )
+    """Tokens that a multi-turn entry can come to: every step of every turn answers and hears as much as allowed."""
+    prompt = count([message for turn in question.turns for message in turn], question.tools)
+    return prompt + len(question.turns) * STEP_LIMIT * (serve.default_max_tokens + RESULT_TOKENS)
 
 
 def counter(folder: Path | None) -> CountTokens:
@@ -161,9 +151,9 @@ def counter(folder: Path | None) -> CountTokens:
     if folder is None:
         return lambda messages, tools: len(json.dumps([messages, tools], ensure_ascii=False)) // 2
     wire, _ = load_wire(folder)
-    return lambda messages, tools: len(
-        wire.render_prompt(
-            tuple(Message(role=m["role"], content=m["content"]) for m in messages),
-            tuple(Tool(raw=dict(t)) for t in tools),
-        )
-    )
+
+    def count(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> int:
+        spoken = [Message(role=m["role"], content=m["content"]) for m in messages]
+        return len(wire.render_prompt(spoken, [Tool(raw=dict(tool)) for tool in tools]))
+
+    return count

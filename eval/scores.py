@@ -11,14 +11,15 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.checker import Tally, Verdict, judge_against
-from eval.weights import SIZES, SUMMARIES, overall, wilson
+from eval.checker import Verdict, judge, tally
+from eval.weights import MEANS, SIZES, overall, wilson
 
 ERROR = "Error during inference"
+PLAIN = ("model", "category", "id", "harness", "correct", "kind", "detail")
 
 
 @dataclass(frozen=True)
@@ -29,21 +30,17 @@ class Entry:
     category: str
     id: str
     harness: bool
-    correct: bool
     kind: str
-    called: bool
-    detail: str = ""
+    detail: str
+    calls: tuple[tuple[str, Mapping[str, Any], Verdict], ...]
+    replies: Sequence[Mapping[str, Any]]
 
+    @property
+    def correct(self) -> bool:
+        return self.kind == "correct"
 
-@dataclass
-class _Sums:
-    """What is added up over one category's replies."""
-
-    tally: Tally = field(default_factory=Tally)
-    seconds: list[float] = field(default_factory=list)
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cut_replies: int = 0
+    def as_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in PLAIN}
 
 
 def result_files(root: Path, model: str) -> Iterator[Path]:
@@ -51,18 +48,8 @@ def result_files(root: Path, model: str) -> Iterator[Path]:
     yield from sorted((root / "result" / model.replace("/", "_")).rglob("BFCL_v4_*_result.json"))
 
 
-def read_results(root: Path, model: str) -> dict[str, dict[str, Any]]:
-    """Result rows by id; a last line that a kill has torn is not counted."""
-    rows = {}
-    for path in result_files(root, model):
-        for line in path.read_bytes().splitlines():
-            row = parse_row(line)
-            if row is not None:
-                rows[row["id"]] = row
-    return rows
-
-
 def parse_row(line: bytes) -> dict[str, Any] | None:
+    """A result row, or None where a kill has torn the line."""
     try:
         row: dict[str, Any] = json.loads(line)
     except ValueError:
@@ -70,9 +57,10 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
     return row
 
 
-def failed(row: Mapping[str, Any]) -> bool:
-    """Whether an entry ended in an inference error."""
-    return isinstance(row["result"], str) and row["result"].startswith(ERROR)
+def read_results(root: Path, model: str) -> dict[str, dict[str, Any]]:
+    """Whole result rows by id."""
+    lines = (line for path in result_files(root, model) for line in path.read_bytes().splitlines())
+    return {row["id"]: row for line in lines if (row := parse_row(line)) is not None}
 
 
 def read_failures(root: Path, model: str, category: str) -> dict[str, dict[str, Any]]:
@@ -82,48 +70,49 @@ def read_failures(root: Path, model: str, category: str) -> dict[str, dict[str, 
     return {row["id"]: row for row in rows[1:]}
 
 
+def failed(row: Mapping[str, Any]) -> bool:
+    """Whether an entry ended in an inference error."""
+    return isinstance(row["result"], str) and row["result"].startswith(ERROR)
+
+
 def score_model(root: Path, model: str, ids: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[Entry]]:
     """Everything about one model name: figures by category, summaries, legality; and each entry's verdict."""
     rows = read_results(root, model)
-    categories, entries, whole = {}, [], Tally()
+    judged: dict[str, list[Entry]] = {}
     for category, asked in ids.items():
         failures = read_failures(root, model, category)
-        sums = _Sums()
-        judged = [_judge(model, category, rows[id], failures.get(id), sums) for id in asked if id in rows]
-        categories[category] = _figures(category, judged, len(asked), sums)
-        entries += judged
-        _merge(whole, sums.tally)
-    accuracy = {name: c["correct"] / c["n"] for name, c in categories.items()}
-    measured = {name: int(c["n"]) for name, c in categories.items()}
+        judged[category] = [judge_entry(model, category, rows[id], failures.get(id)) for id in asked if id in rows]
+    categories = {name: _figures(name, entries, len(ids[name])) for name, entries in judged.items()}
+    accuracy = {name: c["accuracy"] for name, c in categories.items()}
+    measured = {name: c["n"] for name, c in categories.items()}
+    entries = [entry for of in judged.values() for entry in of]
     return {
         "categories": categories,
-        "summaries": {mean.name: asdict(overall(mean, accuracy, measured)) for mean in SUMMARIES},
-        "legality": whole.as_json(),
-        "errors": sum(int(c["errors"]) for c in categories.values()),
-        "kinds": dict(Counter(e.kind for e in entries).most_common()),
+        "summaries": {mean: overall(mean, accuracy, measured) for mean in MEANS},
+        **_counts(entries),
     }, entries
 
 
-def _judge(model: str, category: str, row: Mapping[str, Any], failure: Mapping[str, Any] | None, sums: _Sums) -> Entry:
-    verdicts = []
-    for reply in row.get("replies", ()):
-        sums.seconds.append(reply["seconds"])
-        usage = reply["usage"] or {}
-        sums.tokens_in += usage.get("prompt_tokens") or 0
-        sums.tokens_out += usage.get("completion_tokens") or 0
-        sums.cut_replies += reply["finish_reason"] == "length"
-        for position, call in enumerate(reply["calls"]):
-            # Only the last call of a reply can have been cut; servers other than ours do not say which.
-            last = position == len(reply["calls"]) - 1
-            cut = call["incomplete"] or (reply["finish_reason"] == "length" and last and not _parses(call["arguments"]))
-            verdict = judge_against({**call, "incomplete": cut}, call["offered"], call["parameters"])
-            verdicts.append(verdict)
-            sums.tally.add(verdict, row["id"], call)
-    called = bool(verdicts)
-    broken = [f"{v.status}: {v.detail}" for v in verdicts if v.malformed]
-    detail = row["result"][:300] if failed(row) else " ".join(broken)[:300] or _words(failure)
-    kind = _kind(category, row, failure, verdicts)
-    return Entry(model, category, row["id"], failure is None, kind == "correct", kind, called, detail)
+def judge_entry(model: str, category: str, row: Mapping[str, Any], failure: Mapping[str, Any] | None) -> Entry:
+    """``row`` from the result file, ``failure`` from the score file where the harness says wrong."""
+    replies = row.get("replies", ())
+    calls = []
+    for reply in replies:
+        for position, call in enumerate(reply["calls"], 1):
+            # Only a reply's last call can have been cut; servers other than ours do not say that it was.
+            last = reply["finish_reason"] == "length" and position == len(reply["calls"])
+            cut = call["incomplete"] or (last and not _parses(call["arguments"]))
+            schemas = {call["name"]: call["parameters"]} if call["offered"] else {}
+            calls.append((row["id"], call, judge({**call, "incomplete": cut}, schemas)))
+    verdicts = [verdict for _, _, verdict in calls]
+    unusable = " ".join(f"{v.status}: {v.detail}" for v in verdicts if not v.usable)
+    if failed(row):
+        kind, detail = "server error", row["result"]
+    elif unusable:
+        kind, detail = "cut call" if any(v.status == "cut" for v in verdicts) else "illegal call", unusable
+    else:
+        kind, detail = _kind(category, failure, calls), _words(failure)
+    return Entry(model, category, row["id"], failure is None, kind, detail[:300], tuple(calls), replies)
 
 
 def _parses(arguments: Any) -> bool:
@@ -136,49 +125,48 @@ def _parses(arguments: Any) -> bool:
 
 def _words(failure: Mapping[str, Any] | None) -> str:
     """The harness's own sentence about what is wrong."""
-    if failure is None:
-        return ""
-    error = failure.get("error", "")
+    error = failure.get("error", "") if failure else ""
     error = error.get("error_message", error.get("error", error)) if isinstance(error, dict) else error
-    return (" ".join(map(str, error)) if isinstance(error, list) else str(error))[:300]
+    return " ".join(map(str, error)) if isinstance(error, list) else str(error)
 
 
-def _kind(category: str, row: Mapping[str, Any], failure: Mapping[str, Any] | None, verdicts: Sequence[Verdict]) -> str:
-    if failed(row):
-        return "server error"
-    if any(v.status == "cut" for v in verdicts):
-        return "cut call"
-    if any(v.malformed for v in verdicts):
-        return "illegal call"
+def _kind(category: str, failure: Mapping[str, Any] | None, calls: Sequence[tuple[str, Mapping[str, Any], Any]]) -> str:
     if failure is None:
         return "correct"
-    error = failure.get("error")
-    label = str(failure.get("error_type") or (error.get("error_type") if isinstance(error, dict) else ""))
     if "irrelevance" in category:
         return "extra call"
-    if not verdicts or "decoder" in label or "empty_turn" in label or "no_last_message" in label:
-        return "missing call" if not category.startswith(("memory", "web_search")) else "wrong answer"
-    if "force_terminated" in label:
-        return "too many steps"
-    if label.startswith("multi_turn"):
-        return "wrong end state" if "state" in label else "wrong calls"
-    if label.startswith("agentic"):
+    error = failure.get("error")
+    label = str(failure.get("error_type") or (error.get("error_type") if isinstance(error, dict) else ""))
+    if category.startswith(("memory", "web_search")):
         return "wrong answer"
+    if not calls or "decoder" in label or "empty_turn" in label:
+        return "missing call"
+    if label.startswith("multi_turn"):
+        return "too many steps" if "force" in label else "wrong end state" if "state" in label else "wrong calls"
     wanted = Counter(name.replace(".", "_") for truth in failure["possible_answer"] for name in truth)
-    return mismatch(wanted, Counter(call["name"] for reply in row["replies"] for call in reply["calls"]))
+    return mismatch(wanted, Counter(call["name"] for _, call, _ in calls))
 
 
 def mismatch(wanted: Counter[str], got: Counter[str]) -> str:
     """What is wrong with calls that are not the wanted ones, from the functions' names alone."""
-    if got == wanted:
-        return "wrong argument"
     if got.total() == wanted.total():
-        return "wrong function"
+        return "wrong argument" if got == wanted else "wrong function"
     return "missing call" if got.total() < wanted.total() else "extra call"
 
 
-def _figures(category: str, judged: Sequence[Entry], asked: int, sums: _Sums) -> dict[str, Any]:
-    n, correct = len(judged), sum(e.correct for e in judged)
+def _counts(entries: Sequence[Entry]) -> dict[str, Any]:
+    return {
+        "errors": sum(e.kind == "server error" for e in entries),
+        "legality": tally(call for e in entries for call in e.calls),
+        "kinds": dict(Counter(e.kind for e in entries).most_common()),
+    }
+
+
+def _figures(category: str, entries: Sequence[Entry], asked: int) -> dict[str, Any]:
+    n, correct = len(entries), sum(e.correct for e in entries)
+    replies = [reply for e in entries for reply in e.replies]
+    seconds = [reply["seconds"] for reply in replies]
+    usage = [reply["usage"] or {} for reply in replies]
     return {
         "n": n,
         "asked": asked,
@@ -186,23 +174,13 @@ def _figures(category: str, judged: Sequence[Entry], asked: int, sums: _Sums) ->
         "correct": correct,
         "accuracy": correct / n if n else 0.0,
         "interval": wilson(correct, n),
-        "harness_correct": sum(e.harness for e in judged),
-        "errors": sum(e.kind == "server error" for e in judged),
-        "call_rate": sum(e.called for e in judged) / n if n else 0.0,
-        "legality": sums.tally.as_json(),
-        "cut_replies": sums.cut_replies,
-        "requests": len(sums.seconds),
-        "tokens_in": sums.tokens_in,
-        "tokens_out": sums.tokens_out,
-        "latency_mean": statistics.fmean(sums.seconds) if sums.seconds else None,
-        "latency_p95": statistics.quantiles(sums.seconds, n=20)[-1] if len(sums.seconds) > 1 else None,
-        "kinds": dict(Counter(e.kind for e in judged).most_common()),
+        "harness_correct": sum(e.harness for e in entries),
+        "call_rate": sum(bool(e.calls) for e in entries) / n if n else 0.0,
+        "requests": len(replies),
+        "cut_replies": sum(reply["finish_reason"] == "length" for reply in replies),
+        "tokens_in": sum(u.get("prompt_tokens") or 0 for u in usage),
+        "tokens_out": sum(u.get("completion_tokens") or 0 for u in usage),
+        "latency_mean": statistics.fmean(seconds) if seconds else None,
+        "latency_p95": statistics.quantiles(seconds, n=20)[-1] if len(seconds) > 1 else None,
+        **_counts(entries),
     }
-
-
-def _merge(whole: Tally, part: Tally) -> None:
-    whole.legal += part.legal
-    whole.illegal += part.illegal
-    whole.cut += part.cut
-    whole.reasons += part.reasons
-    whole.examples += part.examples[: 20 - len(whole.examples)]

@@ -13,7 +13,10 @@ from typing import Any
 
 from aiohttp import web
 
+from eval.oracle import Truth, spoil
+from eval.sample import BfclData
 from octupus.runs import Endpoint, Run
+from octupus.wire.messages import Message, ToolCall
 
 Answer = Callable[[dict[str, Any]], dict[str, Any] | web.Response]
 
@@ -60,10 +63,13 @@ class FakeOpenAIEndpoint:
         answer = self.answer(body)
         return answer if isinstance(answer, web.Response) else web.json_response(answer)
 
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response(text="fake")
+
     async def _start(self) -> None:
         app = web.Application(client_max_size=1 << 26)
         app.router.add_post("/v1/chat/completions", self._chat)
-        app.router.add_get("/health", lambda request: web.Response(text="fake"))
+        app.router.add_get("/health", self._health)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -78,6 +84,12 @@ class FakeOpenAIEndpoint:
         if self._runner is not None:
             asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
             self._runner = None
+
+    def stop_soon(self) -> None:
+        """From inside an answer: close the socket, as a server that is killed does."""
+        assert self._runner is not None
+        self._loop.create_task(self._runner.cleanup())
+        self._runner = None
 
     def publish(self, run: Run) -> None:
         run.publish_endpoint(
@@ -101,3 +113,25 @@ def fake_endpoint(run: Run, answer: Answer) -> Iterator[FakeOpenAIEndpoint]:
         yield endpoint
     finally:
         endpoint.stop()
+
+
+def parsed(body: dict[str, Any]) -> tuple[list[Message], list[dict[str, Any]]]:
+    """A request's messages and tools."""
+    messages = []
+    for m in body["messages"]:
+        functions = [call["function"] for call in m.get("tool_calls") or ()]
+        calls = tuple(ToolCall.from_text(f["name"], f["arguments"]) for f in functions)
+        messages.append(Message(role=m["role"], content=m.get("content") or "", tool_calls=calls))
+    return messages, body.get("tools", [])
+
+
+def perfect(categories: list[str], wrong: bool = False) -> Answer:
+    """Answers BFCL's entries with the ground truth, or deliberately wrongly."""
+    truth = Truth(BfclData.ready(), categories)
+
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        messages, tools = parsed(body)
+        calls, text = truth.answer(messages, tools)
+        return reply(*(spoil(calls, text, tools) if wrong else (calls, text)))
+
+    return answer
