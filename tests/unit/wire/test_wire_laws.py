@@ -5,23 +5,18 @@ Law 4 (alignment with the constraint) is tests/unit/test_alignment.py.
 
 from __future__ import annotations
 
-import random
 from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from octupus.wire import Conversation, Message, Wire
-from tests.support.conversations import conversations, openai_messages
+from tests.support.conversations import conversations, normal, openai_messages
+from tests.support.laws import check_one_turn_in_any_chunks, encoded, examples
 from tests.support.qwen import qwen_wire
 from tests.support.tiny import tiny_folder, tiny_wire
-
-
-def examples(count: int) -> Any:
-    quiet = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
-    return settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=quiet)
 
 
 def expected_structure(wire: Wire, conversation: Conversation) -> list[tuple[str, bool]]:
@@ -72,35 +67,11 @@ def check_text_stays_text(wire: Wire, conversation: Conversation) -> None:
 
 def check_round_trip(wire: Wire, conversation: Conversation, cut: int) -> None:
     rendered = wire.render(conversation)
-    assert wire.parse(rendered.ids) == wire.normal(conversation)
-    answers = [m for m in wire.normal(conversation).messages if m.role == "assistant"]
+    assert wire.parse(rendered.ids) == normal(wire, conversation)
+    answers = [m for m in normal(wire, conversation).messages if m.role == "assistant"]
     for answer, (start, ids) in zip(answers, wire.turns(rendered), strict=True):
         check_one_turn_in_any_chunks(wire, ids, answer, cut)
         assert rendered.ids[start - 1] == wire.tokenizer.added_tokens["<|ASSISTANT|>"]
-
-
-def check_one_turn_in_any_chunks(wire: Wire, ids: list[int], answer: Message, seed: int) -> None:
-    rng = random.Random(seed)
-    one, all_at_once, pieces = wire.parser(), wire.parser(), wire.parser()
-    events = all_at_once.feed(ids) + all_at_once.finish()
-    assert [e for id in ids for e in one.feed([id])] + one.finish() == events
-    at, in_pieces = 0, []
-    while at < len(ids):
-        step = rng.randrange(1, 6)
-        in_pieces += pieces.feed(ids[at : at + step])
-        at += step
-    assert in_pieces + pieces.finish() == events
-    assert collected(events) == (answer.content, [(c.name, c.arguments_text) for c in answer.tool_calls])
-
-
-def collected(events: list[Any]) -> tuple[str, list[tuple[str, str]]]:
-    content = "".join(e.text for e in events if type(e).__name__ == "ContentDelta")
-    starts = [e for e in events if type(e).__name__ == "CallStart"]
-    deltas = [e for e in events if type(e).__name__ == "ArgumentsDelta"]
-    assert [s.index for s in starts] == list(range(len(starts)))
-    assert sum(type(e).__name__ == "CallEnd" for e in events) == len(starts)
-    assert type(events[-1]).__name__ == "TurnEnd"
-    return content, [(s.name, "".join(d.text for d in deltas if d.index == s.index)) for s in starts]
 
 
 def check_prompt(wire: Wire, conversation: Conversation) -> None:
@@ -113,7 +84,7 @@ def check_prompt(wire: Wire, conversation: Conversation) -> None:
         prompt = wire.render_prompt(messages[:at], conversation.tools)
         assert prompt == rendered.ids[:start]
         if at:
-            expected = wire.normal(Conversation(messages=messages[:at], tools=conversation.tools))
+            expected = normal(wire, Conversation(messages=messages[:at], tools=conversation.tools))
             assert wire.parse(prompt) == expected
 
 
@@ -172,13 +143,6 @@ def test_law_5_parity_with_the_exported_template(conversation: Conversation) -> 
     if upto is not None:
         prompt = wire.render_prompt(conversation.messages[: upto + 1], conversation.tools)
         assert encoded(tokenizer, messages[: upto + 1], tools, True) == prompt
-
-
-def encoded(tokenizer: Any, messages: Any, tools: Any, prompt: bool) -> list[int]:
-    ids: list[int] = tokenizer.apply_chat_template(
-        messages, tools=tools, add_generation_prompt=prompt, tokenize=True, return_dict=False, enable_thinking=False
-    )
-    return ids
 
 
 @examples(300)
