@@ -62,8 +62,9 @@ def save(engine: Any, folder: Path, complete: Complete, ranks: Ranks, keep: int)
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(w in str(error) for w in ("inline_container", "StreamWriter")):
             raise
+        why, left = str(error).splitlines()[0], shutil.disk_usage(folder).free >> 20
         raise JobError(
-            f"rank {ranks.rank} could not write {folder / tag}: {str(error).splitlines()[0]}; free some space "
+            f"rank {ranks.rank} could not write {folder / tag} ({left:,} MB are free there): {why}; free some space "
             "and run the same command again to go on from the checkpoint before it"
         ) from error
     ranks.wait()

@@ -27,8 +27,9 @@ from octupus.errors import DataError, JobError
 from octupus.runs import Run, Stage
 from octupus.tokenizer import load_wire
 from octupus.train import checkpoint, deepspeed, model
-from octupus.train.metrics import Metrics, keep_until
+from octupus.train.metrics import Cost, Metrics, Stopwatch, keep_until
 from octupus.train.ranks import Interrupted, Interrupts, Ranks, join
+from octupus.train.watchdog import Watchdog
 from octupus.wire.export import check_fingerprint
 
 StageName = Literal["stage1", "stage2"]
@@ -79,22 +80,25 @@ def run(recipe: Recipe, run: Run, stage: StageName) -> dict[str, Any]:
             if found is not None:
                 checkpoint.load(engine, job.checkpoints, found, ranks)
             step, bad_steps = (found.step, found.bad_steps) if found is not None else (0, 0)
-            loop(job, engine, checkpoint.Complete(step, ranks.world, zero, bad_steps, values), interrupts)
+            state = checkpoint.Complete(step, ranks.world, zero, bad_steps, values)
+            with Watchdog(job.folder.path / "ranks", ranks.rank, ranks.world, section.hang_after_s) as watchdog:
+                loop(job, engine, state, interrupts, watchdog)
             model.export(objective, start, exported, section.precision, write=ranks.first, zero3=zero == 3)
             ranks.wait()
         return outputs(run, job.folder) if ranks.first else {}
 
 
-def loop(job: Job, engine: Any, state: checkpoint.Complete, interrupts: Interrupts) -> None:
+def loop(job: Job, engine: Any, state: checkpoint.Complete, interrupts: Interrupts, watchdog: Watchdog) -> None:
     """From ``state`` to the last step, with a checkpoint at the end in any case."""
     section, ranks, saved = job.section, job.ranks, state.step
+    cost = Cost.of(engine.module.model.config)
     with recording(job, state.step) as metrics, Ahead(job.batches, state.step, job.total) as ahead:
         while state.step < job.total:
+            watchdog.beat(f"step {state.step + 1}")
             began = time.perf_counter()
             work = ahead.take(state.step)
             waited = time.perf_counter() - began
-            counts = [sum(b.supervised for b in work), sum(b.input_ids.size for b in work)]
-            supervised, tokens, stop = ranks.total([*counts, interrupts.received is not None])
+            supervised, tokens, squares, stop = ranks.total([*sizes(work), interrupts.received is not None])
             if stop:
                 if state.step > saved:
                     checkpoint.save(engine, job.checkpoints, state, ranks, section.keep_checkpoints)
@@ -105,45 +109,53 @@ def loop(job: Job, engine: Any, state: checkpoint.Complete, interrupts: Interrup
             rate = learning_rate(section, state.step, job.total)
             deepspeed.set_learning_rate(engine, rate)
             torch.manual_seed((section.seed * 1_000_003 + state.step) * ranks.world + ranks.rank)
-            loss_sum, norm = train_step(engine, section, work, supervised, ranks)
+            loss_sum, norm, forward = train_step(engine, section, work, supervised, ranks)
             loss = ranks.total([loss_sum])[0] / supervised
             state = replace(state, step=state.step + 1)
             if norm is None or not math.isfinite(loss):
                 state = replace(state, bad_steps=state.bad_steps + 1)
                 keep_bad_batch(job, state, work)
 
-            seconds, waits = time.perf_counter() - began, ranks.gather(waited)
+            seconds, waits, forwards = time.perf_counter() - began, ranks.gather(waited), ranks.gather(forward)
             if metrics is not None:
                 row = {"loss": loss if math.isfinite(loss) else None, "grad_norm": norm, "lr": rate}
                 row |= {"tokens": int(tokens), "supervised": int(supervised), "tokens_per_s": tokens / seconds}
-                metrics.step(
-                    state.step, row | {"seconds": seconds, "data_wait": max(waits), "bad_steps": state.bad_steps}
-                )
+                row |= {"seconds": seconds, "data_wait": max(waits), "bad_steps": state.bad_steps}
+                row["mfu"] = cost.mfu(tokens, squares, supervised, seconds, ranks.world)
+                metrics.step(state.step, row, forwards)
             if state.step % section.checkpoint_every == 0 or state.step == job.total:
+                watchdog.beat(f"the checkpoint of step {state.step}", patience=4)
                 checkpoint.save(engine, job.checkpoints, state, ranks, section.keep_checkpoints)
                 saved = state.step
 
 
 def train_step(
     engine: Any, section: TrainSection, work: list[Batch], supervised: float, ranks: Ranks
-) -> tuple[float, float | None]:
+) -> tuple[float, float | None, float]:
     """Forward and backward of every micro-batch, then one update.
 
     Returns:
-        This rank's summed loss, and the global gradient norm before clipping; None where it was not finite and the
-        update therefore left out (by all ranks alike).
+        This rank's summed loss; the global gradient norm before clipping, None where it was not finite and the update
+        therefore left out (by all ranks alike); this rank's seconds in forward passes.
     """
-    summed = torch.zeros((), device=ranks.device)
+    summed, forward = torch.zeros((), device=ranks.device), Stopwatch(ranks.device)
     norm: float | None = None
     for turn, batch in enumerate(work, 1):
-        loss = engine(model.Inputs.of(batch, ranks.device))
+        with forward:
+            loss = engine(model.Inputs.of(batch, ranks.device))
         engine.backward(loss * (ranks.world / supervised), scale_wrt_gas=False)
         if turn < len(work):
             engine.step()  # counts the micro-batch
         else:
             norm = deepspeed.update(engine, section)
         summed += loss.detach()
-    return float(summed), norm
+    return float(summed), norm, forward.seconds
+
+
+def sizes(work: list[Batch]) -> list[float]:
+    """Supervised tokens, tokens, and the sum of squared document lengths, which attention costs."""
+    squares = (int(np.square(np.diff(b.bounds).astype(np.int64)).sum()) for b in work)
+    return [sum(b.supervised for b in work), sum(b.input_ids.size for b in work), sum(squares)]
 
 
 def learning_rate(section: TrainSection, step: int, total: int) -> float:
@@ -191,7 +203,7 @@ def build(start: Path, section: TrainSection, ranks: Ranks, universal: bool) -> 
 
 LAYOUT = {
     *("nodes", "ranks_per_node", "micro_batch", "deepspeed", "gradient_checkpointing"),
-    *("epochs", "max_steps", "checkpoint_every", "keep_checkpoints", "max_bad_steps"),
+    *("epochs", "max_steps", "checkpoint_every", "keep_checkpoints", "max_bad_steps", "hang_after_s"),
 }
 
 

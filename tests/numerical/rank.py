@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from typing import Any
 
 import torch
@@ -38,12 +39,14 @@ def work(plan: list[dict[str, Any]], env: dict[str, str], log: str) -> None:
 
 
 def suffer(rank: int, at_step: int, kind: str) -> None:
-    """Let one rank send itself a signal when it is about to read the batches of one step."""
+    """Let one rank fall asleep, or send itself a signal, when it is about to read the batches of one step."""
     plain, done = Batches.at, []
 
     def at(self: Batches, step: int) -> Any:
         if step == at_step and self.rank == rank and not done:
             done.append(step)
+            if kind == "sleep":
+                time.sleep(1000)
             os.kill(os.getpid(), getattr(signal, kind))
         return plain(self, step)
 

@@ -114,6 +114,21 @@ def test_killed_and_interrupted_runs_resume_to_the_last_digit(two_ranks: dict[in
     assert len(kept) == 2 and "step-00000006" in kept and {c["world"] for c in kept.values()} == {2}, kept
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"), [("sleep", "rank 1 hangs outside any collective"), ("SIGSTOP", "rank 1 is silent")]
+)
+def test_a_hanging_rank_is_named(tmp_path: Path, kind: str, words: str) -> None:
+    run = make_run(tmp_path / "run")
+    stuck = task(run, hang_after_s=4.0) | {"suffer": {"rank": 1, "at_step": 3, "kind": kind}}
+    ranks = Ranks([stuck], 2, tmp_path / "logs")
+    ranks.processes[0].join(120)
+    if kind == "SIGSTOP":
+        ranks.processes[1].kill()
+    (code, output), (_, other) = ranks.finish()  # whoever looks first says it and ends, and the other loses its peer
+    assert code == 1 and words in output + other and "rank-*.stack" in output + other, output[-3000:]
+    assert "loop" in (run.path / "stage1" / "ranks" / "rank-0.stack").read_text()
+
+
 def rewound(run: Run, path: Path) -> Run:
     """A copy that was killed after the checkpoint before the last one."""
     copy = Run(shutil.copytree(run.path, path))

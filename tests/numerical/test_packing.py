@@ -145,3 +145,21 @@ def test_logits_of_a_wide_head_are_never_whole() -> None:
     with Largest():
         summed_cross_entropy(states, weight, targets).backward()
     assert largest <= 64 * 151_936, f"a tensor of {largest} elements"
+
+
+def test_the_cost_in_operations_is_what_torch_counts(objective: Objective) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from octupus.train.metrics import Cost
+
+    found = documents(3)
+    inputs = Inputs.of(collate([row_of(found)]), DEVICE)
+    plain = training_model.load(Path(objective.model.config._name_or_path), "fp32", gradient_checkpointing=False)
+    with FlopCounterMode(display=False) as counter:
+        plain(inputs).backward()
+    cost = Cost.of(plain.model.config)
+    attention = [k for k in counter.get_flop_counts()["Global"] if "attention" in str(k)]
+    counted = counter.get_total_flops() - sum(counter.get_flop_counts()["Global"][k] for k in attention)
+    in_place = 2 / 3  # torch leaves out addmm_, which adds up the head's gradient
+    ours = cost.token * inputs.input_ids.numel() + in_place * cost.supervised * len(inputs.targets)
+    assert counted == pytest.approx(ours, rel=1e-6)
