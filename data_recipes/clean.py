@@ -89,7 +89,7 @@ def clean(source: Source, folder: Path, inputs: str, against: Contamination | No
     report = {
         "inputs": inputs,
         "source": source.label,
-        "licence": source.module.LICENCE,
+        "licence": source.licence,
         "read": read,
         "rejected": rejects.report(),
         "removed": removed.report(),

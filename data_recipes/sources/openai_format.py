@@ -1,6 +1,7 @@
 """Rows in OpenAI's form: ``messages`` (or ``conversation``) and ``tools``, each a value or a JSON string of one.
 
-Also reads the forerunner's converted sets (``hqfx/hermes_fc_oai``, ``hqfx/fc_zh_hard_oai``, ``hqfx/tool_ace_cleaned``).
+Also reads the forerunner's converted sets (``hqfx/hermes_fc_oai``, ``hqfx/fc_zh_hard_oai``, ``hqfx/tool_ace_cleaned``)
+and plain ShareGPT rows (``conversations`` of ``from`` and ``value``).
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_recipes.schemas import repaired
 from octupus.data.files import records
+from octupus.data.schemas import repaired
 from octupus.errors import DataError
 from octupus.wire.messages import Conversation, Message, Tool, ToolCall, canonical_json
+
+ROLES = {"function": "tool", "developer": "system", "human": "user", "gpt": "assistant"}
 
 LICENCE = "as the files state"
 HUB: str | None = None
@@ -29,12 +32,15 @@ def rows(path: Path | None, repair: bool = True) -> Iterator[dict[str, Any]]:
 
 def to_conversation(row: dict[str, Any]) -> Conversation:
     """See the module; a developer message is a system message, reasoning is left out."""
-    messages = parsed(row["messages"] if row.get("messages") is not None else row.get("conversation"), "messages")
+    found = next((row[key] for key in ("messages", "conversation", "conversations") if row.get(key) is not None), None)
+    messages = parsed(found, "messages")
     tools = parsed(row.get("tools") or row.get("functions") or [], "tools")
     if not isinstance(messages, list) or not messages:
-        raise DataError("no messages: neither `messages` nor `conversation` holds a list")
+        raise DataError("no messages: none of `messages`, `conversation`, `conversations` holds a list")
     if not isinstance(tools, list):
         raise DataError("tools are no list")
+    if messages[0].get("role", messages[0].get("from")) == "system" and not text(said(messages[0])).strip():
+        messages = messages[1:]  # an empty system text says nothing: the default one takes its place
     return Conversation(
         messages=tuple(message(m, i) for i, m in enumerate(messages)),
         tools=tuple(tool(t, row.get("repair", True)) for t in tools),
@@ -66,14 +72,20 @@ def message(raw: Any, at: int) -> Message:
     """One message; ``function_call`` (the older form) becomes one of ``tool_calls``, ``function`` becomes ``tool``."""
     if not isinstance(raw, Mapping):
         raise DataError(f"a message is no object: message {at}")
-    role = {"function": "tool", "developer": "system"}.get(raw["role"], raw["role"])
+    role = raw["role"] if raw.get("role") is not None else raw["from"]
+    role = ROLES.get(role, role)
     calls = parsed(raw.get("tool_calls") or [], "tool_calls")
     if raw.get("function_call"):
         calls = [*calls, {"function": parsed(raw["function_call"], "function_call")}]
-    fields = {"role": role, "content": text(raw.get("content")), "tool_calls": tuple(call(c) for c in calls)}
+    fields = {"role": role, "content": text(said(raw)), "tool_calls": tuple(call(c) for c in calls)}
     if role == "tool":
         fields["tool_call_id"] = raw.get("tool_call_id")
     return Message.model_validate(fields)
+
+
+def said(raw: Mapping[str, Any]) -> Any:
+    """A message's content, under either of its names."""
+    return raw["content"] if raw.get("content") is not None else raw.get("value")
 
 
 def call(raw: Mapping[str, Any]) -> ToolCall:

@@ -4,6 +4,7 @@ A source module holds::
 
     LICENCE: str            # as its card states it
     HUB: str | None         # hub id; "run:<path>" for what the run itself made; None where nothing is read
+                            # (both may be mappings from the option ``variant``, the default one first)
     def rows(path: Path | None, **options) -> Iterator[dict]    # options are the recipe's
     def to_conversation(row: dict) -> Conversation              # DataError(reason) for a row that cannot be used
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -34,8 +35,8 @@ PACKAGE = "data_recipes.sources"
 class SourceModule(Protocol):
     """What a module of ``data_recipes.sources`` offers."""
 
-    LICENCE: str
-    HUB: str | None
+    LICENCE: str | Mapping[str, str]
+    HUB: str | Mapping[str, str | None] | None
 
     def rows(self, path: Path | None, **options: Any) -> Iterator[dict[str, Any]]: ...
 
@@ -56,6 +57,10 @@ class Source:
         shown = [] if self.section.path is None else [Path(self.section.path).name]
         shown += [f"{k}={v}" for k, v in self.section.options.items()]
         return f"{self.section.name}({', '.join(shown)})" if shown else self.section.name
+
+    @property
+    def licence(self) -> str:
+        return str(of_variant(self.module.LICENCE, self.section))
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(row id, row): the row's own ``id`` where it has one, else its number."""
@@ -113,21 +118,35 @@ def _folder() -> Path:
     return Path(next(iter(importlib.import_module(PACKAGE).__path__)))
 
 
+def of_variant(value: str | Mapping[str, Any] | None, section: SourceSection) -> str | None:
+    """What a source states for the section's ``variant``.
+
+    Raises:
+        ConfigError: no such variant.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    variant = section.options.get("variant", next(iter(value)))
+    if variant not in value:
+        raise ConfigError(f"source {section.name!r}: no variant {variant!r}; choose one of: {', '.join(value)}")
+    found: str | None = value[variant]
+    return found
+
+
 def _where(section: SourceSection, module: SourceModule, run: Run) -> Path | None:
     if section.path is not None:
         return Path(section.path)
-    if module.HUB is None:
+    hub = of_variant(module.HUB, section)
+    if hub is None:
         return None
-    if module.HUB.startswith("run:"):
-        return run.path / module.HUB.removeprefix("run:")
+    if hub.startswith("run:"):
+        return run.path / hub.removeprefix("run:")
     from huggingface_hub import snapshot_download  # only this needs the hub's client
 
     try:
-        return Path(
-            snapshot_download(module.HUB, repo_type="dataset", revision=section.revision, local_files_only=True)
-        )
+        return Path(snapshot_download(hub, repo_type="dataset", revision=section.revision, local_files_only=True))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{module.HUB} is not on this machine; run `make fetch`, or give the source a `path` in the recipe",
+            f"{hub} is not on this machine; run `make fetch`, or give the source a `path` in the recipe",
             source=section.name,
         ) from error

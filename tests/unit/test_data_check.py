@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from data_recipes.check import check
-from data_recipes.schemas import repaired
+from octupus.data.schemas import repaired
 from data_recipes.sources.openai_format import to_conversation
 from octupus.data.decontaminate import Benchmark
 from octupus.data.mix import Ingredient, mix
