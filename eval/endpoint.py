@@ -37,9 +37,14 @@ class Server:
 
     @property
     def folder(self) -> Path | None:
-        """The weights that this run serves: of the last stage that has any."""
-        names = ("surgery/model",) if self.stage == "baseline" else ("stage2/export", "stage1/export", "surgery/model")
-        return next((self.run.path / n for n in names if (self.run.path / n).is_dir()), None)
+        """The weights that this run serves: of the last finished stage that has any."""
+        for name in (
+            ("surgery/model",) if self.stage == "baseline" else ("stage2/export", "stage1/export", "surgery/model")
+        ):
+            state = self.run.stage(name.split("/")[0]).state()
+            if (self.run.path / name).is_dir() and (state is None or state.status == "done"):
+                return self.run.path / name
+        return None
 
     @property
     def log(self) -> Path:

@@ -128,7 +128,7 @@ def verdict(facts: Mapping[str, Any]) -> list[str]:
                 _against(anchor, v3) for anchor in facts["anchors"] if anchor.get("baseline") or anchor.get("ours")
             ]
             lines[0] = f"BFCL v3-style overall {figure}. {lines[0]}"
-    quiet = [c["name"] for c in facts["categories"] if "irrelevance" in c["name"] and c["call_rate"] < 0.2]
+    quiet = [c["name"] for c in facts["categories"] if "irrelevance" in c["name"] and c["accuracy"] > 0.2]
     if quiet and facts["scratch"]:
         lines.append(
             f"What it gets right in {' and '.join(quiet)} is silence, not judgement: no call is the right answer there."
@@ -244,13 +244,13 @@ def _pretty(value: Any) -> str:
 
 
 def terminal(run: Run, console: Console | None = None) -> None:
-    """Print the first part of ``report/report.md``: the verdict, the BFCL table, held-out figures and legality.
+    """Print the first part of the Markdown report: the verdict, the BFCL table, held-out figures and legality.
 
     Raises:
-        JobError: no report has been made.
+        JobError: as :func:`run`.
     """
-    path = run.path / "report" / "report.md"
-    if not path.exists():
-        raise JobError(f"{path} does not exist; make it with: make report RUN={run.name}")
-    text = path.read_text(encoding="utf-8").partition("<!-- more -->")[0]
-    (console or Console()).print(Markdown(text))
+    frozen = read_json(run.path / "recipe.json")
+    if frozen is None:
+        raise JobError(f"{run.path} holds no recipe.json: it is no run")
+    text = _templates().get_template("report.md.j2").render(**collect(Recipe.model_validate(frozen["recipe"]), run))
+    (console or Console()).print(Markdown(text.partition("<!-- more -->")[0]))
