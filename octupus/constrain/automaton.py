@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import weakref
 from collections.abc import Sequence
@@ -58,18 +57,18 @@ class Masks:
     """Masks by content: equal masks of different states, schemas and requests are one array."""
 
     def __init__(self) -> None:
-        self._known: weakref.WeakValueDictionary[bytes, Mask] = weakref.WeakValueDictionary()
+        self._known: weakref.WeakValueDictionary[int, Mask] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
 
     def intern(self, mask: Mask) -> tuple[Mask, bool]:
         """The mask to use in its place, and whether it is new."""
         mask.flags.writeable = False
-        key = hashlib.blake2b(mask.data, digest_size=16).digest()
+        key = hash(mask.tobytes())
         with self._lock:
             known = self._known.get(key)
             if known is None:
-                self._known[key] = known = mask
-            return known, known is mask
+                self._known[key] = mask
+            return (known, False) if known is not None and np.array_equal(known, mask) else (mask, True)
 
 
 class Automaton:

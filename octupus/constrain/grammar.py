@@ -71,10 +71,11 @@ class Frame:
 class Branch:
     """A position: a stack and where inside its topmost state. Interned, so that identity is equality."""
 
-    __slots__ = ("lex", "mask", "moves", "number", "top")
+    __slots__ = ("allowed", "lex", "mask", "moves", "number", "top")
 
     def __init__(self, top: Frame | None, lex: Lex, number: int) -> None:
         self.top, self.lex, self.number = top, lex, number
+        self.allowed: frozenset[int] | None = None
         self.moves: dict[int, tuple[Branch, ...]] = {}
         self.mask: Any = None
 
@@ -161,6 +162,11 @@ class Grammar:
 
     def allowed(self, branch: Branch) -> frozenset[int]:
         """The bytes that may follow."""
+        if branch.allowed is None:
+            branch.allowed = self._allowed(branch)
+        return branch.allowed
+
+    def _allowed(self, branch: Branch) -> frozenset[int]:
         top, lex = branch.top, branch.lex
         if top is None:
             return frozenset()

@@ -12,11 +12,10 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
 from octupus.constrain.lexing import MAX_DIGITS
-from octupus.constrain.normal import Excluding, Node
+from octupus.constrain.normal import FORMATS, NUMERIC, Excluding, Node
 from octupus.constrain.vocabulary import Mask, Vocabulary
 from octupus.errors import ConstraintError
 
-_SCALARS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "pattern", "format")
 _SPACING = {
     "canonical": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
     "any": {"whitespace_flexible": True},
@@ -63,9 +62,7 @@ class _Schema:
             raise ConstraintError("a string that must not be one of some", pointer=node.parts[0].pointer, keyword="not")
         if node.type in ("string", "number", "integer"):
             made |= {k: v for k, v in (("minLength", node.minLength), ("maxLength", node.maxLength)) if v is not None}
-            facets = [
-                {k: v} for at in node.parts for k, v in at.schema.items() if k in _SCALARS and _applies(k, node.type)
-            ]
+            facets = [{k: v} for at in node.parts for k, v in at.schema.items() if _applies(k, v, node.type)]
             unique = {json.dumps(facet, sort_keys=True): facet for facet in facets}
             return (
                 {"allOf": [made, *unique.values()]} if len(unique) > 1 else {**made, **next(iter(unique.values()), {})}
@@ -86,8 +83,11 @@ class _Schema:
         return made
 
 
-def _applies(keyword: str, kind: str) -> bool:
-    return (keyword in ("pattern", "format")) == (kind == "string")
+def _applies(keyword: str, value: Any, kind: str) -> bool:
+    """Whether a facet says something of this type (of formats, only those that llguidance implements)."""
+    if kind == "string":
+        return keyword == "pattern" or (keyword == "format" and value in FORMATS)
+    return keyword in NUMERIC
 
 
 def _plain(text: str) -> str:
@@ -109,6 +109,8 @@ class Guidance:
         self.usable = vocabulary.pack([id for id, _ in starts])
 
     def tokenizer(self) -> LLTokenizer:
+        if self.vocabulary.encode is None:
+            raise ConstraintError("llguidance needs a vocabulary that can encode text: make it with from_tokenizer")
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = LLTokenizer(llguidance.TokenizerWrapper(_Tokens(self.vocabulary)))
@@ -137,8 +139,12 @@ class _Tokens:
         self.tokens = [text if text is not None else b"\xff<%d>" % id for id, text in enumerate(vocabulary.json)]
         self.special_token_ids = sorted({*added, vocabulary.eos_id})
 
-    def __call__(self, text: bytes) -> list[int]:
-        raise NotImplementedError("no text is encoded here")
+        self._vocabulary = vocabulary
+
+    def __call__(self, text: str) -> list[int]:
+        if self._vocabulary.encode is None or not isinstance(text, str):
+            raise TypeError("text only, and only with a vocabulary that can encode it (Vocabulary.from_tokenizer)")
+        return self._vocabulary.encode(text)
 
 
 def check(grammar: str) -> None:

@@ -245,12 +245,7 @@ class Normal:
         names = dict.fromkeys(n for at in parts for n in _object_of(at, "properties"))
         shut = self._closed and names and not any(k in at.schema for at in parts for k in _OPEN)
         for name in dict.fromkeys([*names, *needed]):
-            goal = []
-            for at in parts:
-                if name in _object_of(at, "properties"):
-                    goal.append(at.under("properties", name))
-                elif "additionalProperties" in at.schema:
-                    goal.append(at.under("additionalProperties"))
+            goal = [inner for at in parts for inner in _property(at, name)]
             text = as_bytes(canonical_json(name)[1:-1])
             if (shut and name not in names) or any(at.schema is False for at in goal):
                 node.forbidden |= {text}
@@ -262,6 +257,12 @@ class Normal:
         rest = [at.under("additionalProperties") for at in parts if "additionalProperties" in at.schema]
         if not shut and not any(at.schema is False for at in rest):
             node.properties.additional = self._node(tuple(rest))
+        for at in parts:
+            others = [
+                o.under("additionalProperties") for o in parts if o is not at and "additionalProperties" in o.schema
+            ]
+            for pattern in _object_of(at, "patternProperties"):
+                node.patterns[pattern] = self._node((at.under("patternProperties", pattern), *others))
         node.forbidden |= frozenset(node.properties)
         if not node.properties.additional:
             most = min(len(node.properties), len(node.properties) if most is None else most)
@@ -410,6 +411,14 @@ def _object_of(at: Location, keyword: str) -> dict[str, Any]:
     return value
 
 
+def _property(at: Location, name: str) -> list[Location]:
+    """What a subschema says of the property ``name``."""
+    found = [at.under("properties", name)] if name in _object_of(at, "properties") else []
+    patterns = [p for p in _object_of(at, "patternProperties") if not validate({"pattern": p}, name)]
+    found += [at.under("patternProperties", pattern) for pattern in patterns]
+    return found or ([at.under("additionalProperties")] if "additionalProperties" in at.schema else [])
+
+
 def _left_out(kind: str, at: Location, keyword: str) -> bool:
     if keyword not in LEFT_OUT[kind]:
         return False
@@ -439,11 +448,11 @@ def _is_free(node: Node) -> bool:
 
 
 _OPEN = ("additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames")
-_NUMERIC = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
-SCALAR_FACETS = _NUMERIC | {"pattern", "minLength", "maxLength"}
+NUMERIC = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+SCALAR_FACETS = NUMERIC | {"pattern", "minLength", "maxLength"}
 LEFT_OUT = {
     "string": frozenset({"pattern", "format", "$dynamicRef"}),
-    "number": _NUMERIC | {"$dynamicRef"},
+    "number": NUMERIC | {"$dynamicRef"},
     "array": frozenset({"uniqueItems", "contains", "unevaluatedItems", "$dynamicRef"}),
     "object": frozenset({"patternProperties", "propertyNames", "unevaluatedProperties", "$dynamicRef"}),
 }

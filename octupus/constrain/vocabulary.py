@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,36 +48,43 @@ def utf8_after(state: int, data: bytes) -> int:
 
 
 class Trie:
-    """A node of the byte trie over the tokens, unfolded on first visit: most of it is never visited."""
+    """A node of the byte trie over the tokens, unfolded on first visit: most of it is never visited.
 
-    __slots__ = ("_children", "_depth", "_high", "_low", "_tokens", "ids")
+    Args:
+        tokens: all of them, sorted.
+        ids: in the same order.
+        low, high: those whose first ``depth`` bytes lead here.
+    """
 
-    def __init__(self, tokens: Sequence[tuple[bytes, int]], low: int, high: int, depth: int) -> None:
-        self._tokens, self._low, self._high, self._depth = tokens, low, high, depth
+    __slots__ = ("_all_ids", "_children", "_depth", "_high", "_low", "_tokens", "ids")
+
+    def __init__(self, tokens: Sequence[bytes], ids: Sequence[int], low: int, high: int, depth: int) -> None:
+        self._tokens, self._all_ids, self._high, self._depth = tokens, ids, high, depth
         self._children: dict[int, Trie] | None = None
-        while low < high and len(tokens[low][0]) == depth:
-            low += 1
-        self.ids: tuple[int, ...] = tuple(id for _, id in tokens[self._low : low])
-        """The tokens that end here."""
         self._low = low
+        while self._low < high and len(tokens[self._low]) == depth:
+            self._low += 1
+        self.ids = ids[low : self._low]
+        """The tokens that end here."""
 
     @property
     def children(self) -> dict[int, Trie]:
         if self._children is None:
             found, at, tokens, depth = {}, self._low, self._tokens, self._depth
             while at < self._high:
-                prefix = tokens[at][0][: depth + 1]
+                prefix = tokens[at][: depth + 1]
                 byte = prefix[-1]
-                after = (prefix[:-1] + bytes([byte + 1]), -1) if byte < 255 else None
-                end = self._high if after is None else bisect_left(tokens, after, at, self._high)
-                found[byte] = Trie(tokens, at, end, depth + 1)
+                last = byte == 255 or at + 1 == self._high
+                end = self._high if last else bisect_left(tokens, prefix[:-1] + bytes([byte + 1]), at + 1, self._high)
+                found[byte] = Trie(tokens, self._all_ids, at, end, depth + 1)
                 at = end
             self._children = found
         return self._children
 
     def below(self) -> Iterator[tuple[bytes, int]]:
         """(what follows this node, token) of every token further down."""
-        return ((text[self._depth :], id) for text, id in self._tokens[self._low : self._high])
+        for at in range(self._low, self._high):
+            yield self._tokens[at][self._depth :], self._all_ids[at]
 
     def __len__(self) -> int:
         """How many tokens end further down."""
@@ -158,29 +166,39 @@ class Vocabulary:
     Args:
         token_bytes: the bytes of each id; None (or empty) for added tokens and padding ids.
         eos_id: the tokenizer's end of text (only adapters use it: what ends a turn is in the grammar).
+        encode: text to ids. Only llguidance asks: where a text is forced it allows the tokenizer's own tokens for it.
     """
 
-    def __init__(self, token_bytes: Sequence[bytes | None], eos_id: int) -> None:
+    def __init__(
+        self, token_bytes: Sequence[bytes | None], eos_id: int, encode: Callable[[str], list[int]] | None = None
+    ) -> None:
+        self.encode = encode
         self.tokens = tuple(token or None for token in token_bytes)
         self.eos_id, self.size = eos_id, len(self.tokens)
         self.words = (self.size + 31) // 32
         # A token that holds a whole key would make masks depend on all keys seen: it is left out of JSON, not of text.
         self.json = tuple(t if t is not None and not _KEY.search(t) else None for t in self.tokens)
-        usable = sorted((t, id) for id, t in enumerate(self.json) if t is not None)
-        self.trie = Trie(usable, 0, len(usable), 0)
+        ids = sorted((id for id, t in enumerate(self.json) if t is not None), key=lambda id: self.json[id] or b"")
+        # Two flat lists, not pairs: the garbage collector would walk through 150,000 of those again and again.
+        self.trie = Trie([self.json[id] or b"" for id in ids], ids, 0, len(ids), 0)
         self._strings: dict[tuple[int, int, str], StringTokens] = {}
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Tokenizer) -> Vocabulary:
-        return cls([tokenizer.token_bytes(id) for id in range(tokenizer.size)], tokenizer.eos_id)
+        return cls([tokenizer.token_bytes(id) for id in range(tokenizer.size)], tokenizer.eos_id, tokenizer.encode)
 
     def pack(self, ids: Sequence[int]) -> Mask:
         """A mask with these bits; read-only, because masks are shared."""
+        if len(ids) < 128:
+            words: dict[int, int] = {}
+            for id in ids:
+                words[id >> 5] = words.get(id >> 5, 0) | 1 << (id & 31)
+            mask = np.zeros(self.words, np.uint32)
+            mask[list(words)] = list(words.values())
+            return _shared(mask)
         bits = np.zeros(self.words * 32, np.uint8)
         bits[ids] = 1
-        mask = np.packbits(bits, bitorder="little").view(np.int32)
-        mask.flags.writeable = False
-        return mask
+        return _shared(np.packbits(bits, bitorder="little"))
 
     def unpack(self, mask: Mask) -> list[int]:
         """The ids whose bits are set."""
@@ -207,6 +225,12 @@ class Vocabulary:
             made = StringTokens(self, node.below(), utf8, escape.encode())
             table = self._strings.setdefault(key, made)
         return table
+
+
+def _shared(bits: NDArray[Any]) -> Mask:
+    mask = bits.view(np.int32)
+    mask.flags.writeable = False
+    return mask
 
 
 _KEY = re.compile(rb'[{,]\s*"[^"]*"\s*(:|\Z)')
