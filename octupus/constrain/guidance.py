@@ -16,6 +16,8 @@ from octupus.constrain.normal import FORMATS, NUMERIC, Excluding, Node
 from octupus.constrain.vocabulary import Mask, Vocabulary
 from octupus.errors import ConstraintError
 
+BY_GUIDANCE = NUMERIC | {"pattern", "format", "patternProperties", "enum"}
+"""What llguidance enforces of that which lm-format-enforcer's grammar leaves out."""
 _SPACING = {
     "canonical": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
     "any": {"whitespace_flexible": True},

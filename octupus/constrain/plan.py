@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from octupus.config import ConstraintSection
-from octupus.constrain.guidance import check, lark
+from octupus.constrain.guidance import BY_GUIDANCE, check, lark
 from octupus.constrain.logic import Mark
 from octupus.constrain.normal import Node, Normal, as_bytes
 from octupus.constrain.schema import Document
@@ -69,23 +69,22 @@ def compile_schema(
     Document(schema)  # bounded first: what follows goes down into it
     validator = Validator(schema)
     normal = Normal(schema, closed=arguments, object_only=arguments)
-    left_out = tuple(sorted(normal.unenforced))
-    everything = tuple(sorted(normal.keywords))
-    if options.backend == "llguidance" or (options.backend == "auto" and left_out):
+    authority: Authority = "lm-format-enforcer"
+    left_out = normal.unenforced
+    if options.backend == "llguidance" or (options.backend == "auto" and any(k in BY_GUIDANCE for _, k in left_out)):
         try:
             check(lark(normal.root, "", "", options.whitespace))
-            return Plan("llguidance", everything, (), normal, validator)
+            authority, left_out = "llguidance", {mark for mark in left_out if mark[1] not in BY_GUIDANCE}
         except ConstraintError as error:
-            if options.backend == "llguidance" or (options.on_unenforced == "refuse" and not left_out):
-                raise
-            reason = f"neither lm-format-enforcer nor llguidance can enforce this ({error.reason})"
-    else:
-        reason = "lm-format-enforcer cannot enforce this"
+            if options.backend == "llguidance" or options.on_unenforced == "refuse":
+                pointer, keyword = min(left_out, default=("", ""))
+                reason = f"llguidance cannot enforce this either ({error.reason})"
+                raise ConstraintError(reason, pointer=pointer, keyword=keyword) from error
     if left_out and options.on_unenforced == "refuse":
-        pointer, keyword = left_out[0]
-        raise ConstraintError(reason, pointer=pointer, keyword=keyword)
-    enforced = tuple(mark for mark in everything if mark not in left_out)
-    return Plan("lm-format-enforcer", enforced, left_out, normal, validator)
+        pointer, keyword = min(left_out)
+        raise ConstraintError(f"{authority} cannot enforce this", pointer=pointer, keyword=keyword)
+    enforced = normal.keywords - left_out
+    return Plan(authority, tuple(sorted(enforced)), tuple(sorted(left_out)), normal, validator)
 
 
 def _text(name: str) -> str:
