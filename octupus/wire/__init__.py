@@ -7,6 +7,5 @@ from octupus.wire.format import Rendered
 from octupus.wire.grammar import CallGrammar, Frame, FunctionGrammar
 from octupus.wire.messages import Conversation, Message, ResponseFormat, Tool, ToolCall, ToolChoice
 from octupus.wire.parse import ArgumentsDelta, CallEnd, CallStart, ContentDelta, Event, Parser, TurnEnd, collect
-from octupus.wire.read import by_position
 from octupus.wire.tokenizer import Tokenizer
 from octupus.wire.wire import Wire, make_dialect

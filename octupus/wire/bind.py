@@ -38,8 +38,8 @@ class Bound:
         if len(added) > 2048:
             raise WireError(f"the tokenizer has {len(added)} added tokens; at most 2048 can be told apart")
         self._marks = {text: chr(0xD800 + i) for i, text in enumerate(added)}
-        self.mark_of = {added[text]: mark for text, mark in self._marks.items()}
-        self._ids = {mark: id for id, mark in self.mark_of.items()}
+        self._mark_of = {added[text]: mark for text, mark in self._marks.items()}
+        self._id_of = {mark: id for id, mark in self._mark_of.items()}
         longest_first = sorted(filter(None, added), key=len, reverse=True)
         self._added = re.compile("|".join(map(re.escape, longest_first)))
         calls = dialect.calls
@@ -50,9 +50,10 @@ class Bound:
                 f"the tokenizer lacks {', '.join(missing)}, which dialect {dialect.name!r} needs as added tokens; "
                 "run surgery on the base model first (make surgery, or python -m octupus.surgery --model X --out Y)"
             )
-        self.tokens: dict[str, int] = {}  # those that this dialect writes: the token table of the fingerprint
-        end = dialect.end or next(text for text, id in added.items() if id == tokenizer.eos_id)
-        d: Dialect = self.mark(dialect.model_copy(update={"end": end}))
+        self.end = dialect.end or next(text for text, id in added.items() if id == tokenizer.eos_id)
+        # those that this dialect writes: the token table of the fingerprint
+        self.tokens = {text: added[text] for text in [*self._added.findall(dialect.model_dump_json()), self.end]}
+        d: Dialect = self.mark(dialect.model_copy(update={"end": self.end}))
         self.marked = d
         opens = (d.system.open, d.user.open, d.assistant, d.results.open + d.results.each_open)
         if not all(MARK.match(o) for o in opens) or MARK.search(d.tools.after_text + d.tools.open):
@@ -62,40 +63,39 @@ class Bound:
     def mark(self, value: Any) -> Any:
         """Every fixed string with its tokens marked, leftmost and longest, as in a chat template's output."""
         if isinstance(value, str):
-            self.tokens |= {text: self._ids[self._marks[text]] for text in self._added.findall(value)}
             return self._added.sub(lambda match: self._marks[match.group()], value)
         if isinstance(value, Frozen):
             return value.model_copy(update={name: self.mark(inner) for name, inner in value})
         return value
 
-    def id(self, mark: str) -> int:
-        """The token that one mark stands for."""
-        return self._ids[mark]
+    def id_of(self, mark: str) -> int:
+        """The token that a mark stands for."""
+        return self._id_of[mark]
+
+    def mark_of(self, id: int) -> str:
+        """The mark of an added token; WireError where ``id`` is none."""
+        if id not in self._mark_of:
+            raise WireError(f"id {id} is no token of this tokenizer")
+        return self._mark_of[id]
 
     def encode(self, marked: str) -> list[int]:
         """Marked text to ids; the text between two tokens is encoded as one string."""
         ids: list[int] = []
         for at, part in enumerate(MARK.split(marked)):
             if at % 2:
-                ids.append(self._ids[part])
+                ids.append(self._id_of[part])
             elif part:
                 ids += self.tokenizer.encode(part)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ids to marked text.
-
-        Raises:
-            WireError: an id that is neither text nor an added token.
-        """
+        """Ids to marked text; WireError at an id that is neither text nor an added token."""
         parts: list[str] = []
         run: list[int] = []
         for id in ids:
             if self.tokenizer.token_bytes(id) is not None:
                 run.append(id)
                 continue
-            if id not in self.mark_of:
-                raise WireError(f"id {id} is no token of this tokenizer")
-            parts += self.tokenizer.decode(run), self.mark_of[id]
+            parts += self.tokenizer.decode(run), self.mark_of(id)
             run = []
         return "".join([*parts, self.tokenizer.decode(run)])

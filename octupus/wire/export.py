@@ -31,16 +31,10 @@ def fingerprint(bound: Bound) -> str:
 
 
 def check_fingerprint(found: str, expected: str, what: str, mend: str) -> None:
-    """Refuse what was made for another wire.
-
-    Args:
-        found: the fingerprint that ``what`` carries.
-        expected: that of the wire in use.
-        what: the shards, checkpoint or result at fault, with its path.
-        mend: the command that makes it anew.
+    """Refuse ``what`` (shards, a checkpoint, with its path), made with wire ``found`` where ``expected`` is in use.
 
     Raises:
-        WireError: with both values and the command.
+        WireError: with both values and the command that mends it.
     """
     if found != expected:
         raise WireError(f"{what} was made with wire {found}, but the wire in use is {expected}; run: {mend}")
@@ -82,8 +76,7 @@ def chat_template(bound: Bound) -> str:
     Messages are OpenAI's, arguments objects (a string is written as it is). Only where results are written as one JSON
     array must a result that is JSON be passed as the value, because Jinja cannot parse JSON.
     """
-    end = next(text for text, id in bound.tokens.items() if id == bound.id(bound.marked.end))
-    fixed = _fixed(bound.dialect.model_copy(update={"end": end}))
+    fixed = _fixed(bound.dialect.model_copy(update={"end": bound.end}))
     lines = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8").splitlines()
     return re.sub(r"@(\w+)", lambda match: fixed[match.group(1)], "\n".join(lines))
 

@@ -63,15 +63,15 @@ def make_frame(bound: Bound) -> Frame:
     """The delimiters of an assistant's turn as ids and text."""
     d, calls = bound.marked, bound.marked.calls
     return Frame(
-        content=bound.id(d.content) if d.content else None,
+        content=bound.id_of(d.content) if d.content else None,
         before_first_call=calls.after_content,
         between_calls=calls.between,
-        call_open=bound.id(calls.open),
+        call_open=bound.id_of(calls.open),
         before_name=calls.before_name,
-        separator=bound.id(calls.separator) if MARK.fullmatch(calls.separator) else calls.separator,
+        separator=bound.id_of(calls.separator) if MARK.fullmatch(calls.separator) else calls.separator,
         after_arguments=calls.after_arguments,
-        call_close=bound.id(calls.close) if calls.close else None,
-        end=bound.id(d.end),
+        call_close=bound.id_of(calls.close) if calls.close else None,
+        end=bound.id_of(d.end),
     )
 
 

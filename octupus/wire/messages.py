@@ -74,6 +74,8 @@ class Tool(Frozen):
         function = self.raw.get("function")
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
             raise ValueError("a tool needs function.name, a non-empty string")
+        if not isinstance(function.get("parameters"), dict | bool | None):
+            raise ValueError("a tool's function.parameters is a JSON Schema: an object or a boolean")
         return self
 
     @property

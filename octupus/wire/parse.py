@@ -13,37 +13,29 @@ from octupus.wire.messages import Message, ToolCall
 
 @dataclass(frozen=True, slots=True)
 class ContentDelta:
-    """More of the answer's text."""
-
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallStart:
-    """A call whose name is complete."""
-
     index: int
-    name: str
+    name: str  # whole
 
 
 @dataclass(frozen=True, slots=True)
 class ArgumentsDelta:
-    """More of a call's arguments, JSON text."""
-
     index: int
-    text: str
+    text: str  # more of the JSON
 
 
 @dataclass(frozen=True, slots=True)
 class CallEnd:
-    """A call whose arguments are complete."""
-
     index: int
 
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """The model has ended its turn; a stream that lacks it was cut."""
+    """The model has ended its turn; a stream without it was cut."""
 
 
 Event = ContentDelta | CallStart | ArgumentsDelta | CallEnd | TurnEnd
@@ -65,6 +57,9 @@ def delimiters(bound: Bound) -> dict[str, tuple[tuple[str, str], ...]]:
     }
 
 
+_STREAMED = ("content", "arguments")
+
+
 class Parser:
     """One assistant turn, from behind the prompt on. The events do not depend on how the ids are cut into feeds.
 
@@ -75,8 +70,8 @@ class Parser:
     """
 
     def __init__(self, bound: Bound, names: Collection[str] | None = None) -> None:
-        self._bytes, self._mark_of = bound.tokenizer.token_bytes, bound.mark_of
-        self._delimiters, self._names = delimiters(bound), names
+        self._bound, self._bytes, self._names = bound, bound.tokenizer.token_bytes, names
+        self._delimiters = delimiters(bound)
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._at = "start" if bound.dialect.content else "content"
         self._held = ""
@@ -95,12 +90,7 @@ class Parser:
         events: list[Event] = []
         for id in ids:
             data = self._bytes(id)
-            if data is not None:
-                text = self._decode(data)
-            elif id in self._mark_of:
-                text = self._decode(b"", True) + self._mark_of[id]
-            else:
-                raise WireError(f"id {id} is no token of this tokenizer")
+            text = self._decode(data) if data is not None else self._decode(b"", True) + self._bound.mark_of(id)
             if text:
                 self.go_on(text, events)
         return events
@@ -111,13 +101,17 @@ class Parser:
         rest = self._decode(b"", True)
         if rest:
             self.go_on(rest, events)
-        if self._held and self._at in ("content", "arguments") and not MARK.search(self._held):
+        if self._held and self._at in _STREAMED and not MARK.search(self._held):
             self._emit(self._held, events)
         self._held = ""
         return events
 
     def go_on(self, marked: str, events: list[Event]) -> None:
         """Read marked text."""
+        ends = self._delimiters[self._at]
+        if not self._held and self._at in _STREAMED and not any(delimiter[0] in marked for delimiter, _ in ends):
+            self._emit(marked, events)
+            return
         text = self._held + marked
         while True:
             ends = self._delimiters[self._at]
@@ -167,7 +161,7 @@ class Parser:
     def _refuse_marks(self, text: str) -> None:
         mark = MARK.search(text)
         if mark:
-            id = next(id for id, known in self._mark_of.items() if known == mark.group())
+            id = self._bound.id_of(mark.group())
             raise WireError(f"token {id} cannot stand in an assistant turn ({self._at}, {self._calls} calls)")
 
 

@@ -8,42 +8,48 @@ from collections.abc import Sequence
 
 from octupus.errors import WireError
 from octupus.wire.bind import MARK, Bound
-from octupus.wire.format import in_call_order
 from octupus.wire.messages import Conversation, Message, Tool, canonical_json
 from octupus.wire.parse import Event, Parser, collect
 
 
 def read(bound: Bound, ids: Sequence[int]) -> Conversation:
-    """A rendered conversation or a prompt, back: ``read(render(c)) == normal(c)``.
+    """A rendered conversation or a prompt, back.
+
+    The default system message is written out, results stand in the order of their calls, and call ids say their
+    position: ``call_0``, ``call_1`` ... through the conversation.
 
     Raises:
         WireError: these ids are no conversation of this dialect.
     """
-    text = bound.decode(ids)
-    turn = _turn(bound)
+    text, turn, at = bound.decode(ids), _turn(bound), 0
     messages: list[Message] = []
     tools: tuple[Tool, ...] = ()
-    at = 0
+    calls: list[str] = []  # those of the last answer
+    count = 0
     while at < len(text):
         match = turn.match(text, at)
         if match is None:
             raise WireError(f"no turn of dialect {bound.dialect.name!r} at character {at}: {text[at : at + 40]!r}")
-        at = match.end()
-        body = match.group(str(match.lastgroup))
-        size = len(messages)
-        if match.lastgroup == "system":
+        at, kind, size = match.end(), str(match.lastgroup), len(messages)
+        body = match.group(kind)
+        if kind == "answer" and (body or at < len(text)):  # else a prompt: the model goes on here
+            answer = _answer(bound, body)
+            calls = [f"call_{count + k}" for k in range(len(answer.tool_calls))]
+            count += len(calls)
+            named = (c.model_copy(update={"id": id}) for c, id in zip(answer.tool_calls, calls, strict=True))
+            messages.append(answer.model_copy(update={"tool_calls": tuple(named)}))
+        elif kind == "results":
+            for content in _results(bound, body):
+                messages.append(Message(role="tool", content=content, tool_call_id=calls.pop(0) if calls else None))
+        elif kind == "system":
             system, shown = _split_tools(bound, body) if not messages else (body, ())
             tools = shown or tools
             messages += [Message(role="system", content=system)] if system is not None else []
-        elif match.lastgroup == "results":
-            messages += [Message(role="tool", content=content) for content in _results(bound, body)]
-        elif match.lastgroup == "user":
+        elif kind == "user":
             messages.append(Message(role="user", content=body))
-        elif body or at < len(text):  # else a prompt: the model goes on here
-            messages.append(_answer(bound, body))
         if any(MARK.search(message.content) for message in messages[size:]):
             raise WireError(f"a token that cannot stand in the text of a turn: {body[:80]!r}")
-    return Conversation(messages=by_position(messages), tools=tools)
+    return Conversation(messages=tuple(messages), tools=tools)
 
 
 def _turn(bound: Bound) -> re.Pattern[str]:
@@ -89,39 +95,8 @@ def _results(bound: Bound, body: str) -> list[str]:
 
 
 def _answer(bound: Bound, body: str) -> Message:
-    parser = Parser(bound)
-    events: list[Event] = []
+    parser, events = Parser(bound), list[Event]()
     parser.go_on(body, events)
     if not parser.ended:
         raise WireError("the ids end inside an assistant turn")
     return collect(events)
-
-
-def normal(bound: Bound, conversation: Conversation) -> Conversation:
-    """What comes back from ids: the default system message written out, results in call order, ids by position."""
-    messages, default = conversation.messages, bound.dialect.default_system
-    if messages[0].role != "system" and default is not None:
-        messages = (Message(role="system", content=default), *messages)
-    return conversation.model_copy(update={"messages": by_position(messages)})
-
-
-def by_position(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Results in the order of their calls; call ids replaced by ``call_0``, ``call_1`` ... through the conversation."""
-    out: list[Message] = []
-    waiting: list[str] = []
-    count = at = 0
-    while at < len(messages):
-        message, first = messages[at], at
-        at += 1
-        if message.role == "tool":
-            while at < len(messages) and messages[at].role == "tool":
-                at += 1
-            names = [*waiting, *[None] * (at - first)]
-            ordered = in_call_order(messages, first, at)
-            out += [m.model_copy(update={"tool_call_id": id}) for m, id in zip(ordered, names, strict=False)]
-            continue
-        waiting = [f"call_{count + k}" for k in range(len(message.tool_calls))]
-        count += len(waiting)
-        calls = (call.model_copy(update={"id": id}) for call, id in zip(message.tool_calls, waiting, strict=True))
-        out.append(message.model_copy(update={"tool_calls": tuple(calls)}))
-    return tuple(out)

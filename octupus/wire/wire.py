@@ -13,7 +13,7 @@ from octupus.wire.format import render, render_prompt, turns
 from octupus.wire.grammar import CallGrammar, make_frame, make_grammar
 from octupus.wire.parse import Parser
 from octupus.wire.qwen import qwen
-from octupus.wire.read import normal, read
+from octupus.wire.read import read
 from octupus.wire.tokenizer import Tokenizer
 
 DIALECTS: Mapping[str, Callable[[Tokenizer], Dialect]] = {
@@ -38,8 +38,7 @@ class Wire(Bound):
     """A dialect bound to a tokenizer.
 
     ``render(conversation) -> Rendered``, ``render_prompt(messages, tools) -> ids``, ``parse(ids) -> Conversation``,
-    ``normal(conversation)`` (what ``parse`` gives back), ``grammar(tools, choice, parallel, response_format)``,
-    ``turns(rendered)``: see the functions of these names.
+    ``turns(rendered)``, ``grammar(tools, choice, parallel, response_format) -> CallGrammar``.
 
     Raises:
         WireError: naming the tokens that the tokenizer lacks.
@@ -48,7 +47,6 @@ class Wire(Bound):
     render = render
     render_prompt = render_prompt
     parse = read
-    normal = normal
     grammar = make_grammar
     turns = staticmethod(turns)
 

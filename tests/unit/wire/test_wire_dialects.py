@@ -78,7 +78,7 @@ def test_laws_1_to_3(name: str) -> None:
     wire = tiny_dialect(name)
     end = wire.end_id
 
-    @examples(300)
+    @examples(200)
     @given(conversations(), st.integers(0, 1000))
     def check(conversation: Conversation, cut: int) -> None:
         assume(legal(wire, conversation))
@@ -126,7 +126,7 @@ def test_prompts_equal_those_of_the_checkpoints_own_template(name: str) -> None:
     def fit(text: str) -> str:
         return unicodedata.normalize("NFC", text).lstrip("\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029") or "x"
 
-    @examples(400)
+    @examples(250)
     @given(conversations(special=False))
     def check(conversation: Conversation) -> None:
         assume(legal(wire, conversation))
@@ -150,7 +150,7 @@ def test_law_5_the_exported_template_writes_the_same(name: str) -> None:
     wire = tiny_dialect(name)
     exported = HfTokenizer(load_tokenizer(tiny_folder()).spec, "<|endoftext|>", wire.chat_template)
 
-    @examples(300)
+    @examples(200)
     @given(conversations(special=False))
     def check(conversation: Conversation) -> None:
         assume(legal(wire, conversation))

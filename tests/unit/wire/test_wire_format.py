@@ -32,7 +32,7 @@ def result(text: str = "r", id: str | None = None) -> Message:
 def text_of(ids: list[int]) -> str:
     names = {id: token for token, id in tiny_wire().tokenizer.added_tokens.items()}
     marked = tiny_wire().decode(ids)
-    return "".join(names[tiny_wire().id(c)] if "\ud800" <= c <= "\udfff" else c for c in marked)
+    return "".join(names[tiny_wire().id_of(c)] if "\ud800" <= c <= "\udfff" else c for c in marked)
 
 
 @pytest.mark.parametrize(
