@@ -253,7 +253,8 @@ def submit(asked: Asked) -> int:
         return 0
     check_can_run(recipe, where, planned)
     if asked.goals == ("serve",) and run.endpoints():
-        return _tell_endpoint(run)
+        tell_endpoint(run)
+        return 0
     if {"serve", "bfcl"} & set(asked.goals or ()):
         print(f"model: {newest_model(run)}", flush=True)
     return _run_here(asked, recipe, run, where, planned)
@@ -279,7 +280,8 @@ def _run_here(asked: Asked, recipe: Recipe, run: Run, where: Cluster, planned: S
     )
     if asked.goals == ("serve",):
         local.serve(planned[0])
-        return _tell_endpoint(run)
+        tell_endpoint(run)
+        return 0
     local.go()
     if asked.goals is None or {"bfcl", "report"} & set(asked.goals):
         tell_results(run)
@@ -293,12 +295,14 @@ def _tell_old_code(run: Run, planned: Sequence[Planned], code: str) -> None:
         print(f"  done with older code and kept: {', '.join(old)} (FRESH=1 runs them anew)", flush=True)
 
 
-def _tell_endpoint(run: Run) -> int:
-    for endpoint in run.endpoints().values():
+def tell_endpoint(run: Run) -> int:
+    """Where the run's servers answer, how to try and how to stop them; returns their number."""
+    endpoints = run.endpoints()
+    for endpoint in endpoints.values():
         print(f"endpoint: {endpoint.url}/v1 serves {endpoint.model}")
         print(f"  curl -s {endpoint.url}/v1/models")
         print(f"  make logs RUN={run.name} STAGE=serve    make cancel RUN={run.name} STAGE=serve")
-    return 0
+    return len(endpoints)
 
 
 def tell_results(run: Run) -> None:

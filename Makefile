@@ -1,0 +1,89 @@
+# The index. `make help` lists the everyday targets, `make help ALL=1` all of them.
+# RECIPE=<data_recipes/*.yaml> RUN=<runs/*> CLUSTER=<slurm/clusters/*.yaml> SET="stage1.lr=1e-5 serve.port=0" DRY=1 FRESH=1
+
+PYTHON ?= python3
+VARIABLES := RECIPE RUN CLUSTER SET DRY WAIT FRESH STAGE RANK MODEL OUT N DEVICE TORCH_INDEX_URL ALL
+# Values reach the programs through the environment and as they were typed: neither make nor a shell ever expands them.
+$(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
+export $(VARIABLES)
+
+READY := $(PYTHON) slurm/env/setup.py
+PY := .venv/bin/python
+SUBMIT := $(PY) -m slurm.submit
+STATUS := $(PY) -m slurm.status
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test stage1 stage2 serve bfcl status report logs cancel endpoint preview surgery teacher data \
+	baseline all bfcl-data test-full check clean
+.SILENT:
+
+help:
+	awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	if [ -n "$$ALL" ]; then awk -F ':.*#[+] ' '/^[a-z0-9-]+:.*#[+] /{printf "  make %-10s %s\n", $$1, $$2}' Makefile; \
+	else echo '  make help ALL=1   the other targets'; fi
+	echo 'Variables: RECIPE= RUN= CLUSTER= SET="stage1.lr=1e-5" DRY=1 FRESH=1; without RECIPE: v2, which needs GPUs'
+
+demo: ## the whole chain on this machine with a tiny model: data, two training stages, server, BFCL
+	$(READY)
+	$(SUBMIT) demo
+
+test: ## the tests, a real two-rank training and a real server among them
+	$(READY)
+	$(PY) -m pytest -q -m "not full and not cluster and not gpu"
+
+stage1: ## train stage 1 (surgery and data before it, where they are missing)
+stage2: ## train stage 2
+serve: ## serve the run's newest model, in the background; make cancel ends it
+bfcl: ## measure the run's model: held-out accuracy and BFCL
+surgery: #+ special tokens into the base model; MODEL=folder-or-id OUT=folder for a model of your own
+teacher: #+ let the teacher answer the recipe's prompts
+data: #+ build the shards
+baseline: #+ held-out accuracy before training
+report: ## write runs/<RUN>/report/index.html
+stage1 stage2 serve bfcl surgery teacher data baseline report:
+	if [ "$@" = surgery ] && [ -n "$$MODEL" ]; then \
+		$(READY) && $(PY) -m octupus.surgery --model "$$MODEL" --out "$${OUT:?name the folder to write: OUT=...}"; \
+	else \
+		$(READY) --for $@ && $(SUBMIT) stage $@; \
+	fi
+
+all: #+ the whole chain of RECIPE
+	$(READY) --for $@
+	$(SUBMIT) all
+
+status: ## what the runs are doing
+logs: ## the log of a stage: STAGE=stage1 RANK=0
+cancel: ## end what runs of a run, its server included
+endpoint: #+ where the run's server answers
+status logs cancel endpoint:
+	$(READY)
+	$(STATUS) $@
+
+preview: #+ what the model is trained on, supervised tokens in colour: N=3
+	$(READY)
+	set -f; $(PY) -m data_recipes.preview $${RECIPE:+--recipe "$$RECIPE"} $${RUN:+--run "$$RUN"} $${N:+--n "$$N"} \
+		$${SET:+--set $$SET}
+
+setup: #+ the two environments, .venv and .venv-bfcl: DEVICE=cuda|cpu
+	$(READY)
+
+bfcl-data: #+ BFCL's questions, tools and answers into .cache/bfcl
+	$(READY)
+	.venv-bfcl/bin/python -I eval/bfcl_cli.py dump .cache/bfcl
+
+check: #+ ruff, mypy and the quick tests: before each commit
+	$(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q -m "not full and not cluster and not gpu" tests/unit tests/golden
+
+test-full: #+ every test that needs neither a cluster nor a GPU; hours
+	$(READY)
+	$(PY) -m pytest -q -m "not cluster and not gpu"
+
+clean: #+ caches of the tools; RUN=<name> deletes that run; ALL=1 the environments too
+	if [ -n "$$RUN" ]; then $(STATUS) clean; fi
+	find octupus slurm data_recipes eval tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	if [ -n "$$ALL" ]; then rm -rf .venv .venv-bfcl .cache; fi
