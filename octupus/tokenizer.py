@@ -76,7 +76,8 @@ class HfTokenizer:
         self._text = tokenizers.Tokenizer.from_str(json.dumps(plain))
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._text.encode(text, add_special_tokens=False).ids
+        # the batch call is the one that need not track offsets: up to twice as fast
+        ids: list[int] = self._text.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

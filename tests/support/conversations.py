@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from octupus.wire import Conversation, Message, Tool, ToolCall
+from octupus.wire import Conversation, Message, Tool, ToolCall, Wire
 
 SPECIAL = [
     *("<|SYSTEM|>", "<|USER|>", "<|ASSISTANT|>", "<|CONTENT|>", "<|FUNCTION_CALL|>", "<|PARAMETERS|>"),
@@ -147,3 +147,41 @@ def openai_messages(conversation: Conversation) -> list[dict[str, Any]]:
             value["tool_call_id"] = message.tool_call_id
         out.append(value)
     return out
+
+
+def normal(wire: Wire, conversation: Conversation) -> Conversation:
+    """What law 3 promises: the default system message written out, results in call order, call ids by position."""
+    out: list[Message] = []
+    if conversation.messages[0].role != "system" and wire.dialect.default_system is not None:
+        out.append(Message(role="system", content=wire.dialect.default_system))
+    count, waiting, given = 0, [], []
+    for message in conversation.messages:
+        if message.role == "tool":
+            wanted = given.index(message.tool_call_id) if message.tool_call_id is not None else 0
+            out.append(message.model_copy(update={"tool_call_id": waiting.pop(wanted)}))
+            given.pop(wanted)
+            continue
+        waiting = [f"call_{count + k}" for k in range(len(message.tool_calls))]
+        given = [call.id for call in message.tool_calls]
+        count += len(waiting)
+        calls = zip(message.tool_calls, waiting, strict=True)
+        named = tuple(call.model_copy(update={"id": id}) for call, id in calls)
+        out.append(message.model_copy(update={"tool_calls": named}))
+    return conversation.model_copy(update={"messages": tuple(_results_in_order(out))})
+
+
+def _results_in_order(messages: list[Message]) -> list[Message]:
+    out: list[Message] = []
+    for message in messages:
+        if message.role == "tool":
+            at = len(out)
+            while out[at - 1].role == "tool" and _number(out[at - 1]) > _number(message):
+                at -= 1
+            out.insert(at, message)
+        else:
+            out.append(message)
+    return out
+
+
+def _number(message: Message) -> int:
+    return int(str(message.tool_call_id).removeprefix("call_"))
