@@ -30,9 +30,14 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
+def written(value: Any) -> str:
+    """JSON as answers hold it: compact, and text as text, not as escapes."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def event(value: Any) -> bytes:
     """One server-sent event."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return f"data: {written(value)}\n\n".encode()
 
 
 def logprob_entry(token: TokenLogprobs, token_text: TokenText) -> dict[str, Any]:
@@ -92,12 +97,12 @@ class Chunks:
         logprobs = "null"
         if waiting:
             entries = [logprob_entry(entry, self._token_text) for entry in waiting]
-            logprobs = json.dumps({"content": entries, "refusal": None}, ensure_ascii=False)
+            logprobs = written({"content": entries, "refusal": None})
         return f'{self._head}{choice},"delta":{delta},"logprobs":{logprobs},"finish_reason":{finish}}}]{self._tail}'
 
     def usage(self, prompt_tokens: int) -> bytes:
         """The last chunk, without choices."""
-        value = json.dumps(usage(prompt_tokens, self.completion_tokens), separators=(",", ":"))
+        value = written(usage(prompt_tokens, self.completion_tokens))
         return f'{self._usage_head}],"usage":{value}}}\n\n'.encode()
 
 

@@ -18,6 +18,7 @@ from octupus.config import Recipe
 from octupus.errors import OctupusError
 from octupus.runs import Run
 from octupus.serve import chat
+from octupus.serve.answers import written
 from octupus.serve.chat import REQUEST_ID, as_api_error
 from octupus.serve.engines import Engine, EngineFactory
 from octupus.serve.errors import ApiError
@@ -67,14 +68,14 @@ async def _outer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         try:
             response = await handler(request)
-        except OctupusError as error:
-            refused = as_api_error(error)
-            response = web.json_response(refused.body(), status=refused.status, headers=refused.headers())
-        except web.HTTPException as error:
-            refused = ApiError(
-                _http_message(error, request), status=error.status, code=error.reason.lower().replace(" ", "_")
+        except (OctupusError, web.HTTPException) as error:
+            refused = _http_error(error, request) if isinstance(error, web.HTTPException) else as_api_error(error)
+            response = web.Response(
+                text=written(refused.body()),
+                status=refused.status,
+                headers=refused.headers(),
+                content_type="application/json",
             )
-            response = web.json_response(refused.body(), status=error.status)
         status = response.status
         if not response.prepared:
             response.headers["X-Request-Id"] = request[REQUEST_ID]
@@ -84,12 +85,13 @@ async def _outer(request: web.Request, handler: Handler) -> web.StreamResponse:
         ACCESS.info(json.dumps({**line, "ms": round((time.monotonic() - began) * 1000)}))
 
 
-def _http_message(error: web.HTTPException, request: web.Request) -> str:
-    if error.status == 404:
-        return f"no route {request.path}; there are /v1/chat/completions, /v1/models, /health and /ready"
-    if error.status == 413:
-        return "the body is larger than serve.max_body_mb allows"
-    return f"{error.reason} ({request.method} {request.path})"
+def _http_error(error: web.HTTPException, request: web.Request) -> ApiError:
+    messages = {
+        404: f"no route {request.path}; there are /v1/chat/completions, /v1/models, /health and /ready",
+        413: "the body is larger than serve.max_body_mb allows",
+    }
+    message = messages.get(error.status, f"{error.reason} ({request.method} {request.path})")
+    return ApiError(message, status=error.status, code=error.reason.lower().replace(" ", "_"))
 
 
 @web.middleware

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from octupus.errors import OctupusError
-from octupus.serve.answers import DONE, Chunks, Completion, Identity, event
+from octupus.serve.answers import DONE, Chunks, Completion, Identity, event, written
 from octupus.serve.engines import EngineDied
 from octupus.serve.errors import ApiError
 from octupus.serve.protocol import read_json, read_task
@@ -58,7 +58,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
                     response, service, chunks, first, stream, deadline, prompt_tokens if task.include_usage else None
                 )
                 return response
-        return web.json_response(completion.value(prompt_tokens), headers=headers)
+        return web.json_response(completion.value(prompt_tokens), headers=headers, dumps=written)
 
 
 async def _opened(request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:
@@ -146,7 +146,8 @@ def _model(service: Service) -> dict[str, object]:
 async def health(request: web.Request) -> web.Response:
     """GET /health: the process is up and not broken."""
     service = request.app[SERVICE]
-    return web.json_response({"status": service.status}, status=503 if service.status == "failed" else 200)
+    body = {"status": service.status, "at_work": service.at_work}
+    return web.json_response(body, status=503 if service.status == "failed" else 200)
 
 
 async def ready(request: web.Request) -> web.Response:

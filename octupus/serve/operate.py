@@ -93,8 +93,8 @@ async def _serve(
             print(f"loading; {published.url}/ready tells when requests are taken", flush=True)
             await _until_not("loading", service, stop, section.ready_timeout_s)
             if service.status == "ready":
-                print(f"ready: {published.url}/v1 serves {service.settings.model}", flush=True)
                 with published:
+                    print(f"ready: {published.url}/v1 serves {service.settings.model}", flush=True)
                     await _until_not("ready", service, stop, None)
                     if stop.is_set():
                         print(f"draining {service.at_work} requests, at most {section.drain_s:g} s", flush=True)
