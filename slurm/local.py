@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import signal
@@ -13,16 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from submitit import LocalExecutor
 from submitit.local.local import LocalJob
 
 from octupus.config import Recipe
-from octupus.errors import ConfigError, JobError
-from octupus.runs import Run, StageState, append_jsonl, read_json
+from octupus.errors import JobError
+from octupus.runs import StageState, append_jsonl, read_json
 from slurm import chain, ranks, reap
 from slurm.chain import Planned
+from slurm.claim import Claim, mark_over
 from slurm.jobs import StageJob
 from slurm.view import View
 
@@ -95,11 +95,11 @@ class Launched:
 
 
 class LocalChain:
-    """Runs a plan. ``jobs`` maps a stage to the callable that does it."""
+    """Runs a plan whose stages are claimed. ``jobs`` maps a stage to the callable that does it."""
 
     def __init__(
         self,
-        run: Run,
+        claim: Claim,
         recipe: Recipe,
         planned: Sequence[Planned],
         jobs: Mapping[str, type[StageJob]],
@@ -110,11 +110,11 @@ class LocalChain:
         again: str = "make demo",
         view: View | None = None,
     ) -> None:
-        self.run, self.recipe, self.planned, self.jobs = run, recipe, planned, jobs
+        self.claim, self.recipe, self.planned, self.jobs = claim, recipe, planned, jobs
+        self.run = claim.run
         self.python, self.environment, self.code, self.again = python, environment, code, again
-        self.view = view or View(run, planned)
+        self.view = view or View(self.run, planned)
         self.services: list[Launched] = []
-        self.locks: dict[str, int] = {}
         self._signal = 0
 
     def go(self) -> None:
@@ -122,18 +122,16 @@ class LocalChain:
 
         Raises:
             JobError: a stage failed; says which, why, where its log is and what to run next. Stopped: a signal.
-            ConfigError: a stage of this run is being worked on by another command.
         """
         before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
-            self._lock([p.name for p in self.planned if p.action == "run"])
             with self.view:
                 for index, planned in enumerate(self.planned):
                     if planned.action == "run" and not planned.step.service:
                         self._do(planned)
                     self._end_services(self.planned[index + 1 :])
         finally:
-            self._end_all()
+            self.claim.end_all()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -143,7 +141,6 @@ class LocalChain:
         Raises:
             JobError: it ended before, or took longer than ``serve.ready_timeout_s``.
         """
-        self._lock([planned.name])
         launched = self._launch(planned, detached=True)
         deadline = time.monotonic() + self.recipe.serve.ready_timeout_s + 30
         try:
@@ -215,7 +212,7 @@ class LocalChain:
         marks = reap.mark(self.run.path, planned.name, attempt)
         meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         environment = {**self.environment, **meet, **marks}
-        executor = Executor(folder, self.python, environment, detached, self.locks[planned.name])
+        executor = Executor(folder, self.python, environment, detached, self.claim.locks[planned.name])
         _, count = chain.ranks_of(self.recipe, planned.name)
         executor.update_parameters(tasks_per_node=count, stderr_to_stdout=True)
         needs = () if planned.step.takes_what_is_there else planned.step.after
@@ -281,40 +278,7 @@ class LocalChain:
         for service in [s for s in self.services if s.name not in needed]:
             self.services.remove(service)
             reap.end(self.run.path, service.name)
-            self._mark_over(service.name, "done")
-
-    def _end_all(self) -> None:
-        """Nothing that this command started outlives it, in whatever way it ends."""
-        for name, lock in self.locks.items():
-            reap.end(self.run.path, name)
-            self._mark_over(name, "failed")
-            os.close(lock)
-        self.locks.clear()
-
-    def _mark_over(self, name: str, status: Literal["done", "failed"]) -> None:
-        """A job that was ended from outside had no chance to say so itself."""
-        stage = self.run.stage(name)
-        state = stage.state()
-        if state is not None and state.status in ("submitted", "running"):
-            told = {"status": status, "reason": "stopped", "ended_at": time.time()}
-            stage.set_state(state.model_copy(update=told))
-
-    def _lock(self, names: Sequence[str]) -> None:
-        """This command works on these stages and no other does; what a former crash left of them is ended."""
-        for name in names:
-            path = self.run.path / ".locks" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                os.close(lock)
-                raise ConfigError(
-                    f"stage {name} of run {self.run.name} is being worked on by another command; see make status "
-                    f"RUN={self.run.name}, or stop it with make cancel RUN={self.run.name} STAGE={name}"
-                ) from error
-            self.locks[name] = lock
-            reap.end(self.run.path, name, grace_s=5)
+            mark_over(self.run, service.name, "done")
 
 
 def _free_port() -> int:

@@ -16,6 +16,7 @@ from rich.console import Console
 from octupus.errors import ConfigError, OctupusError
 from octupus.runs import STALE_AFTER_S, Run
 from slurm import chain, reap
+from slurm.claim import mark_over
 from slurm.jobs import frozen
 from slurm.submit import run_named, runs_folder, tell_endpoint
 from slurm.view import Row, clock, row, table
@@ -89,12 +90,8 @@ def logs(run: Run, stage: str, rank: str) -> None:
 def cancel(run: Run, stage: str) -> None:
     """End what runs of a run (of one stage), servers included."""
     count = reap.end(run.path, stage or None)
-    for step in chain.CHAIN:
-        folder = run.stage(step.name)
-        state = folder.state()
-        if (not stage or step.name == stage) and state is not None and state.status in ("submitted", "running"):
-            told = {"status": "failed", "reason": "cancelled", "ended_at": time.time()}
-            folder.set_state(state.model_copy(update=told))
+    for name in [stage] if stage else [step.name for step in chain.CHAIN]:
+        mark_over(run, name, "failed", "cancelled")
     for replica in [] if stage not in ("", "serve") else list(run.endpoints()):
         run.withdraw_endpoint(replica)
     what = f"{run.name}{' ' + stage if stage else ''}"

@@ -26,8 +26,9 @@ from octupus import config
 from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError, OctupusError
 from octupus.runs import Run, publish_json, read_json
-from slurm import chain, cluster
+from slurm import chain, cluster, reap
 from slurm.chain import Planned
+from slurm.claim import Claim
 from slurm.cluster import Cluster
 from slurm.jobs import JOBS, Frozen, frozen, newest_model
 
@@ -174,9 +175,8 @@ def _code(root: Path) -> Iterator[Path]:
         yield from (p for p in found if p.suffix != ".pyc")
 
 
-def freeze(run: Run, recipe: Recipe, where: Cluster, root: Path = ROOT) -> tuple[Frozen, list[str]]:
-    """Write ``recipe.json`` and the code snapshot; also returns what differs from the recipe that was there."""
-    found = read_json(run.path / "recipe.json")
+def freeze(run: Run, recipe: Recipe, where: Cluster, root: Path = ROOT) -> Frozen:
+    """Write ``recipe.json`` and the code snapshot."""
     value = Frozen(
         recipe=recipe,
         cluster=where.name,
@@ -185,8 +185,13 @@ def freeze(run: Run, recipe: Recipe, where: Cluster, root: Path = ROOT) -> tuple
         versions={"python": platform.python_version(), **dict(_versions())},
     )
     publish_json(run.path / "recipe.json", value)
-    old = {} if found is None else found["recipe"]
-    return value, list(_differences(old, recipe.model_dump(mode="json"))) if old else []
+    return value
+
+
+def changes(run: Run, recipe: Recipe) -> list[str]:
+    """What differs from the recipe that the run was frozen with."""
+    found = read_json(run.path / "recipe.json")
+    return [] if found is None else list(_differences(found["recipe"], recipe.model_dump(mode="json")))
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -252,24 +257,49 @@ def submit(asked: Asked) -> int:
         dry(recipe, run, where, planned)
         return 0
     check_can_run(recipe, where, planned)
-    if asked.goals == ("serve",) and run.endpoints():
-        tell_endpoint(run)
+    if asked.goals == ("serve",) and tell_endpoint(run):
         return 0
     if {"serve", "bfcl"} & set(asked.goals or ()):
         print(f"model: {newest_model(run)}", flush=True)
-    return _run_here(asked, recipe, run, where, planned)
+    planned = without_server_that_is_up(run, planned)
+    with Claim(run, [p.name for p in planned if p.action == "run"]) as claim:
+        return _run_here(asked, recipe, claim, where, planned)
 
 
-def _run_here(asked: Asked, recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Planned]) -> int:
+def without_server_that_is_up(run: Run, planned: list[Planned]) -> list[Planned]:
+    """A server that somebody started before is used, unless its model is about to change.
+
+    Raises:
+        ConfigError: it is.
+    """
+    todo = {p.name for p in planned if p.action == "run"}
+    if not run.endpoints() or not any(p.step.service for p in planned):
+        return planned
+    if {"surgery", "stage1", "stage2"} & todo:
+        raise ConfigError(
+            f"run {run.name} has a server up, and this would replace the model that it serves: first "
+            f"make cancel RUN={run.name} STAGE=serve"
+        )
+    return [p for p in planned if not p.step.service]
+
+
+def _run_here(asked: Asked, recipe: Recipe, claim: Claim, where: Cluster, planned: Sequence[Planned]) -> int:
     from slurm.local import LocalChain  # submitit: only where something is started
 
-    value, changed = freeze(run, recipe, where)
+    run = claim.run
+    changed = changes(run, recipe)
+    if changed and reap.marked(run.path):
+        raise ConfigError(
+            f"run {run.name} is at work with another recipe ({changed[0]}): wait, stop it with make cancel "
+            f"RUN={run.name}, or give this one a name of its own: RUN=..."
+        )
+    value = freeze(run, recipe, where)
     print(f"run {run.name}: recipe {recipe.name}, {run.path}", flush=True)
     if changed:
         print(f"  the recipe has changed since: {'; '.join(changed[:8])}{' ...' if len(changed) > 8 else ''}")
     _tell_old_code(run, planned, value.code)
     local = LocalChain(
-        run,
+        claim,
         recipe,
         planned,
         JOBS,

@@ -20,6 +20,7 @@ from octupus.errors import DataError, JobError, OctupusError
 from octupus.runs import Endpoint, Run, append_jsonl, publish_json, read_json
 from slurm import chain
 from slurm.chain import Step
+from slurm.claim import Claim
 from slurm.jobs import Frozen, StageJob
 from slurm.local import LocalChain
 
@@ -124,15 +125,16 @@ def drive(run: Run, steps: tuple[Step, ...] = SHORT, recipe: Recipe | None = Non
     recipe = recipe or chain_fakes.recipe()
     freeze(run, recipe)
     planned = chain.plan(recipe, run, steps=steps)
-    LocalChain(
-        run,
-        recipe,
-        planned,
-        chain_fakes.JOBS,
-        python=f"{sys.executable} -P",
-        environment={"PYTHONPATH": f"{ROOT}:{HERE}"},
-        again="make fake",
-    ).go()
+    with Claim(run, [p.name for p in planned if p.action == "run"]) as claim:
+        LocalChain(
+            claim,
+            recipe,
+            planned,
+            chain_fakes.JOBS,
+            python=f"{sys.executable} -P",
+            environment={"PYTHONPATH": f"{ROOT}:{HERE}"},
+            again="make fake",
+        ).go()
 
 
 if __name__ == "__main__":
