@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
 _WORD = re.compile(r"true|false|null|none", re.IGNORECASE)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\\": "\\", "/": "/", '"': '"', "'": "'", "\n": ""}
-_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
+_ESCAPE = re.compile(r"\\(U[0-9a-fA-F]{8}|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
 _CLOSES = re.compile(r"\s*(?:[,)\]}:]|$)")
 """What may stand behind the quotation mark that ends a string; any other mark belongs to the text."""
 
@@ -51,6 +51,8 @@ def calls_of(text: str, names: Collection[str]) -> list[tuple[str, dict[str, Any
         return _Reader(text, sorted(names, key=len, reverse=True)).calls()
     except RecursionError as error:
         raise DataError("calls that cannot be read: nested too deep") from error
+    except ValueError as error:  # numbers of thousands of digits, characters beyond Unicode
+        raise DataError(f"calls that cannot be read: {error}") from error
 
 
 class _Reader:
@@ -187,6 +189,6 @@ class _Reader:
 
 def _unescaped(match: re.Match[str]) -> str:
     code = match.group(1)
-    if code[0] in "ux" and len(code) > 1:
+    if code[0] in "uUx" and len(code) > 1:
         return chr(int(code[1:], 16))
     return _ESCAPES.get(code, match.group())  # as Python does: an unknown escape stays
