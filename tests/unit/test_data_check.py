@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from data_recipes.check import check
-from octupus.data.schemas import repaired
 from data_recipes.sources.openai_format import to_conversation
 from octupus.data.decontaminate import Benchmark
 from octupus.data.mix import Ingredient, mix
+from octupus.data.schemas import repaired
 from octupus.errors import DataError
 from octupus.wire.messages import Conversation
 from tests.support.recipes import WEATHER, call, chat, write_jsonl
