@@ -48,7 +48,7 @@ def run(recipe: Recipe, run: Run, label: Literal["before", "after"]) -> dict[str
             rows = _ask_all(server, items, reporter)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         publish_bytes(stage.path / f"calls-{label}.jsonl", lines.encode())
-        known = {**subject, "served": server.endpoint.model, **summarise(rows)}
+        known = json.loads(json.dumps({**subject, "served": server.endpoint.model, **summarise(rows)}))
         publish_json(target, known)
     return {"scores": f"heldout/{label}.json", **{key: known[key] for key in ("turns", "exact", "no_call", "errors")}}
 
@@ -149,8 +149,9 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     groups: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in ("exact", "no_call", "by_kind")}
     for row in rows:
         right = bool(row.get("exact"))
-        groups["exact" if row["wanted"].get("tool_calls") else "no_call"][row["split"]].append(right)
-        groups["by_kind"][f"{row['kind']} ({row['split']})"].append(right)
+        calls = bool(row["wanted"].get("tool_calls"))
+        groups["exact" if calls else "no_call"][row["split"]].append(right)
+        groups["by_kind"][f"{row['kind'] if calls else 'no call wanted'} ({row['split']})"].append(right)
     judged = [(row, call) for row in rows for call in row.get("calls", ())]
     return {
         "turns": len(rows),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from eval.checker import satisfies
 from eval.sample import BfclData
 from octupus.config import ServeSection
 from octupus.errors import ConfigError
-from octupus.wire import CallGrammar, Conversation, Message, Tool, ToolCall, Wire
+from octupus.wire import CallGrammar, Conversation, Message, ToolCall, Wire
 
 Calls = list[tuple[str, dict[str, Any]]]
 DONE, CANNOT = "Done.", "None of the available functions can help with this."
@@ -215,11 +215,15 @@ class Oracle:
     async def generate(
         self, request_id: str, prompt_ids: list[int], grammar: CallGrammar | None, sampling: Any
     ) -> AsyncIterator[tuple[list[int], str | None]]:
-        """The answer's ids in pieces of eight; a request of no entry gets a text that says so."""
-        for ids, reason in self._pieces(self.wire.parse(prompt_ids), sampling.max_tokens):
-            yield ids, reason
+        """The answer's ids in pieces of eight."""
+        whole = self.script(prompt_ids)
+        ids, finish = whole[: sampling.max_tokens], "stop" if len(whole) <= sampling.max_tokens else "length"
+        for start in range(0, len(ids), 8):
+            yield ids[start : start + 8], finish if start + 8 >= len(ids) else None
 
-    def _pieces(self, asked: Conversation, limit: int) -> Iterator[tuple[list[int], str | None]]:
+    def script(self, prompt_ids: Sequence[int]) -> list[int]:
+        """The assistant's turn for a prompt; a request of no entry gets a text that says so."""
+        asked = self.wire.parse(prompt_ids)
         tools = [tool.raw for tool in asked.tools]
         try:
             calls, text = self.truth.answer(asked.messages, tools)
@@ -227,21 +231,10 @@ class Oracle:
             calls, text = [], str(error)
         if self.wrong:
             calls, text = spoil(calls, text, tools)
-        ids = self.ids_of(asked.tools, calls, text)
-        stop = "stop" if len(ids) <= limit else "length"
-        ids = ids[:limit]
-        for start in range(0, len(ids), 8):
-            yield ids[start : start + 8], stop if start + 8 >= len(ids) else None
-
-    def ids_of(self, tools: Sequence[Tool], calls: Calls, text: str) -> list[int]:
-        """An assistant turn as the wire writes it."""
-        reply = Message(
-            role="assistant",
-            content=text,
-            tool_calls=tuple(ToolCall(name=name, arguments=arguments) for name, arguments in calls),
-        )
-        conversation = Conversation(messages=(Message(role="user", content="?"), reply), tools=tuple(tools))
-        ((_, ids),) = self.wire.turns(self.wire.render(conversation))
+        made = tuple(ToolCall(name=name, arguments=arguments) for name, arguments in calls)
+        reply = Message(role="assistant", content=text, tool_calls=made)
+        question = Message(role="user", content="?")
+        ((_, ids),) = self.wire.turns(self.wire.render(Conversation(messages=(question, reply), tools=asked.tools)))
         return ids
 
     async def abort(self, request_id: str) -> None:
