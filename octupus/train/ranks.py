@@ -99,7 +99,11 @@ def join(per_node: int = 1, timeout_s: float = 1800.0) -> Iterator[Ranks]:
                 dist.init_process_group(backend, rank=rank, world_size=world, timeout=limit)
         control = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
         atexit.unregister(dist.destroy_process_group)  # after a failure it could wait for a rank that is gone
-        yield Ranks(rank, world, device, control)
+        try:
+            yield Ranks(rank, world, device, control)
+        except Interrupted:
+            atexit.register(dist.destroy_process_group)
+            raise
         atexit.register(dist.destroy_process_group)
 
 

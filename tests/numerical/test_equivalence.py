@@ -115,7 +115,11 @@ def test_killed_and_interrupted_runs_resume_to_the_last_digit(two_ranks: dict[in
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("sleep", "rank 1 hangs outside any collective"), ("SIGSTOP", "rank 1 is silent")]
+    ("kind", "words"),
+    [
+        ("sleep", "rank 1 hangs outside any collective"),
+        pytest.param("SIGSTOP", "rank 1 is silent", marks=pytest.mark.full),
+    ],
 )
 def test_a_hanging_rank_is_named(tmp_path: Path, kind: str, words: str) -> None:
     run = make_run(tmp_path / "run")
