@@ -115,6 +115,7 @@ def write_tokenizer(model: Path, out: Path, tokenizer: HfTokenizer) -> dict[str,
 
 
 def _weights(model: Path, out: Path, base: HfTokenizer, wire: Wire) -> dict[str, Any]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
     config = _read_json(model / "config.json")
@@ -130,12 +131,18 @@ def _weights(model: Path, out: Path, base: HfTokenizer, wire: Wire) -> dict[str,
         if not touched:
             _link(model / shard, out / shard)
             continue
-        tensors = load_file(model / shard)
+        try:
+            tensors = load_file(model / shard)
+        except SafetensorError as error:
+            raise ConfigError(f"{model / shard} is damaged ({error}); fetch the model again") from error
         for name in touched:
             before = tensors[name].shape[0]
             tensors[name] = _edit(tensors[name], rows, size)
             resized.add((before, tensors[name].shape[0]))
-        save_file(tensors, out / shard, metadata={"format": "pt"})
+        try:
+            save_file(tensors, out / shard, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise JobError(f"surgery cannot write {out / shard}: {error}; free some space") from error
     if len(resized) != 1:
         raise ConfigError(f"{model}: input and output embeddings differ in rows: {sorted(resized)}")
     before, after = resized.pop()
@@ -158,7 +165,7 @@ def _weights(model: Path, out: Path, base: HfTokenizer, wire: Wire) -> dict[str,
 
 def _shards(model: Path) -> dict[str, str]:
     """Tensor name to the file that holds it."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     if (model / INDEX).is_file():
         found: dict[str, str] = _read_json(model / INDEX)["weight_map"]
@@ -168,8 +175,11 @@ def _shards(model: Path) -> dict[str, str]:
         raise ConfigError(
             f"{model} holds no safetensors; other formats may hold code and are not read: convert it first"
         )
-    with safe_open(str(single), framework="pt") as file:
-        return dict.fromkeys(file.keys(), single.name)
+    try:
+        with safe_open(str(single), framework="pt") as file:
+            return dict.fromkeys(file.keys(), single.name)
+    except SafetensorError as error:
+        raise ConfigError(f"{single} is damaged ({error}); fetch the model again") from error
 
 
 def _matrices(model: Path, shards: Mapping[str, str], tied: bool) -> list[str]:
@@ -211,7 +221,10 @@ def _link(source: Path, target: Path) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; a model folder holds it. Fetch the model again, or name another")
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}); fetch the model again") from error
     return value
 
 

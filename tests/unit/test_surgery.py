@@ -200,6 +200,15 @@ def test_bad_models_get_a_sentence(bases: Any, tmp_path: Path) -> None:
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="holds no safetensors"):
         surgery.operate(pickled, tmp_path / "out")
+    cut = tmp_path / "cut"
+    shutil.copytree(bases(True), cut)
+    whole = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(ConfigError, match=r"model\.safetensors is damaged"):
+        surgery.operate(cut, tmp_path / "out")
+    (cut / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config\.json is not JSON"):
+        surgery.operate(cut, tmp_path / "out")
     with pytest.raises(ConfigError, match="is the model itself"):
         surgery.operate(bases(True), bases(True))
     (tmp_path / "file").write_text("x", encoding="utf-8")
