@@ -70,12 +70,11 @@ async def _outer(request: web.Request, handler: Handler) -> web.StreamResponse:
             response = await handler(request)
         except (OctupusError, web.HTTPException) as error:
             refused = _http_error(error, request) if isinstance(error, web.HTTPException) else as_api_error(error)
-            response = web.Response(
-                text=written(refused.body()),
-                status=refused.status,
-                headers=refused.headers(),
-                content_type="application/json",
-            )
+            response = _refusal(refused)
+        except Exception:  # a defect of ours: the client gets its shape, the log the traceback
+            ACCESS.exception("request %s failed", request[REQUEST_ID])
+            why = f"the server made a mistake; its log has more under {request[REQUEST_ID]}"
+            response = _refusal(ApiError(why, status=500, code="internal_error"))
         status = response.status
         if not response.prepared:
             response.headers["X-Request-Id"] = request[REQUEST_ID]
@@ -83,6 +82,11 @@ async def _outer(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         line = {"id": request[REQUEST_ID], "method": request.method, "path": request.path, "status": status}
         ACCESS.info(json.dumps({**line, "ms": round((time.monotonic() - began) * 1000)}))
+
+
+def _refusal(error: ApiError) -> web.Response:
+    body, headers = written(error.body()), error.headers()
+    return web.Response(text=body, status=error.status, headers=headers, content_type="application/json")
 
 
 def _http_error(error: web.HTTPException, request: web.Request) -> ApiError:

@@ -24,6 +24,7 @@ import torch
 from vllm import SamplingParams
 from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -189,6 +190,8 @@ def engine_arguments(model_dir: Path, section: ServeSection) -> AsyncEngineArgs:
     values: dict[str, Any] = {"disable_log_stats": True, "max_num_seqs": min(section.max_concurrency, 256)}
     if current_platform.is_cpu():
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; the default takes a share of all memory
+        # Else the first request for log probabilities starts a C++ compiler, which takes long or does not exist.
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
         # Inductor takes minutes; a seeded request whose prompt is prefilled in chunks kills the engine for everybody.
         # And float32, whatever the checkpoint's type: some virtual machines announce AMX and die of its instructions.
         values |= {"enforce_eager": True, "enable_chunked_prefill": False, "dtype": "float32"}
@@ -239,7 +242,7 @@ class VllmEngine:
                 yield Step(list(one.token_ids), one.finish_reason, _logprobs(one, sampling.logprobs or 0))
         except EngineDeadError as error:
             raise EngineDied(self.died() or str(error)) from error
-        except (EngineGenerateError, ValueError) as error:
+        except (EngineGenerateError, VLLMClientError, ValueError) as error:
             raise RequestFailed(f"vLLM refused the request: {error.__cause__ or error}") from error
 
     def _params(self, grammar: CallGrammar | None, s: Sampling) -> SamplingParams:

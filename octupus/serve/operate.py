@@ -87,14 +87,14 @@ async def _serve(
     with _signals(stop):
         await runner.setup()
         service = app[SERVICE]
-        published = _Published(publication, service, url_of(section.host, listening))
+        url = url_of(section.host, listening)
         try:
             await web.SockSite(runner, listening, backlog=2048).start()
-            print(f"loading; {published.url}/ready tells when requests are taken", flush=True)
+            print(f"loading; {url}/ready tells when requests are taken", flush=True)
             await _until_not("loading", service, stop, section.ready_timeout_s)
             if service.status == "ready":
-                with published:
-                    print(f"ready: {published.url}/v1 serves {service.settings.model}", flush=True)
+                with _published(publication, service, url):
+                    print(f"ready: {url}/v1 serves {service.settings.model}", flush=True)
                     await _until_not("ready", service, stop, None)
                     if stop.is_set():
                         print(f"draining {service.at_work} requests, at most {section.drain_s:g} s", flush=True)
@@ -122,43 +122,34 @@ async def _until_not(status: str, service: Service, stop: asyncio.Event, timeout
         stopping.cancel()
 
 
-class _Published:
-    """The endpoint's file, kept fresh by a thread while the server is ready: a busy event loop must not look dead."""
+@contextlib.contextmanager
+def _published(publication: Publication | None, service: Service, url: str) -> Iterator[None]:
+    """The endpoint's file, kept fresh while this lasts, by a thread: a busy event loop must not look dead."""
+    if publication is None:
+        yield
+        return
+    run, replica, instance, over = publication.run, publication.replica, secrets.token_hex(8), threading.Event()
 
-    def __init__(self, publication: Publication | None, service: Service, url: str) -> None:
-        self.publication, self.service, self.url = publication, service, url
-        self._instance = secrets.token_hex(8)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="endpoint-heartbeat", daemon=True)
+    def publish() -> None:
+        facts = {"model": service.settings.model, "fingerprint": service.wire.fingerprint, "instance": instance}
+        job = os.environ.get("SLURM_JOB_ID", "")
+        run.publish_endpoint(replica, Endpoint(url=url, job_id=job, heartbeat_at=time.time(), **facts))
 
-    def __enter__(self) -> None:
-        if self.publication is not None:
-            self._publish(self.publication)
-            self._thread.start()
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_S):
+            publish()
 
-    def __exit__(self, *exc: object) -> None:
-        self._over.set()
-        if self.publication is not None:
-            self._thread.join()
-            mine = self.publication.run.endpoints().get(self.publication.replica)
-            if mine is None or mine.instance == self._instance:
-                self.publication.run.withdraw_endpoint(self.publication.replica)
-
-    def _beat(self) -> None:
-        while not self._over.wait(HEARTBEAT_S):
-            assert self.publication is not None
-            self._publish(self.publication)
-
-    def _publish(self, publication: Publication) -> None:
-        endpoint = Endpoint(
-            url=self.url,
-            model=self.service.settings.model,
-            job_id=os.environ.get("SLURM_JOB_ID", ""),
-            instance=self._instance,
-            heartbeat_at=time.time(),
-            fingerprint=self.service.wire.fingerprint,
-        )
-        publication.run.publish_endpoint(publication.replica, endpoint)
+    publish()
+    beating = threading.Thread(target=beat, name="endpoint-heartbeat", daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beating.join()
+        mine = run.endpoints().get(replica)
+        if mine is None or mine.instance == instance:
+            run.withdraw_endpoint(replica)
 
 
 @contextlib.contextmanager

@@ -159,6 +159,8 @@ class Service:
         heavy = size > HEAVY_BYTES
         prompt, grammar, plans = await asyncio.to_thread(self._prepare, task) if heavy else self._prepare(task)
         limit = self._output_limit(task, len(prompt))
+        if any(int(token) >= self.tokenizer.size for token in task.request.logit_bias or ()):
+            refuse("logit_bias", f"token ids end at {self.tokenizer.size - 1}")
         return [
             Job(
                 self.wire,
