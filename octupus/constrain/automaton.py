@@ -1,4 +1,4 @@
-"""A grammar's positions as a lazily built automaton over tokens, with one packed mask a position, shared by all requests."""
+"""A grammar's positions as a lazily built automaton over tokens, a packed mask each, shared by all requests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from octupus.constrain.grammar import Branch, Grammar, with_prefix
+from octupus.constrain.grammar import Grammar
 from octupus.constrain.lexing import TextLex
+from octupus.constrain.stack import Branch, with_prefix
 from octupus.constrain.vocabulary import Mask, Tail, Trie, Vocabulary
 from octupus.errors import ConstraintError
 
@@ -26,7 +27,7 @@ STATE_BYTES, POSITION_BYTES = 1_000, 1_200
 
 
 class State:
-    """Where a text stands: all positions that its bytes can lead to. Shared by all requests, never changed but for caches."""
+    """Where a text stands: all positions that its bytes can lead to. Shared by all requests; only its caches grow."""
 
     __slots__ = ("automaton", "branches", "ended", "known_mask", "moves", "tokens")
 
@@ -72,7 +73,7 @@ class Masks:
 
 
 class Automaton:
-    """States and masks of one grammar. Thread-safe: what exists is read without a lock, what is new is built under one."""
+    """States and masks of one grammar. Thread-safe: what exists is read without a lock, new things are made under one."""
 
     def __init__(self, vocabulary: Vocabulary, grammar: Grammar, masks: Masks) -> None:
         self.vocabulary = vocabulary
@@ -161,7 +162,7 @@ class _Found:
         lex, top = branch.lex, branch.top
         if top is None:
             return
-        if isinstance(lex, TextLex) and len(node) >= TABLE_FROM:
+        if isinstance(lex, TextLex) and not lex.utf8 and not lex.escape and len(node) >= TABLE_FROM:
             return self._string(branch, lex, node)
         if top.kind in ("key", "literal") and not self._grammar.blank_may_follow(branch):
             return self._choices(branch, node)
@@ -196,7 +197,7 @@ class _Found:
         """Inside a string: its tokens by table; only what they hold behind the closing quote is walked."""
         top = branch.top
         assert top is not None
-        table = self._vocabulary.string(node, lex.utf8, lex.escape)
+        table = self._vocabulary.string(node)
         room = None if top.state.max_length is None else top.state.max_length - lex.length
         self.masks.append(table.inside(room))
         least = max(0, (top.state.min_length or 0) - lex.length)

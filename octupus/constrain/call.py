@@ -1,4 +1,4 @@
-"""The outer automaton: content, call, name, arguments, next call or end. It owns the special tokens; texts are inner automata."""
+"""The outer automaton: content, call, name, arguments, next call or end. It owns the special tokens."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class _Turn:
 class CallState:
     """What one request may generate next.
 
-    Every method works on the tokens accepted so far; ``advance`` and ``rollback`` change them. Not for use by several threads.
+    Methods work on the tokens accepted so far; ``advance`` and ``rollback`` change them. For one thread at a time.
     """
 
     def __init__(self, vocabulary: Vocabulary, grammar: CallGrammar, texts: Texts) -> None:
@@ -124,7 +124,7 @@ class CallState:
         return self._history[-1].phase == "end"
 
     def fill(self, row: Mask) -> None:
-        """Write the mask of allowed tokens into ``row`` (int32, at least ``Vocabulary.words`` long; the rest is cleared).
+        """Write the mask of allowed tokens into ``row`` (int32, at least ``Vocabulary.words`` long; the rest is 0).
 
         Raises:
             ConstraintError: nothing may follow (never an end in its place), or working the mask out exceeds its budget.

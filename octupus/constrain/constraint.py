@@ -14,8 +14,9 @@ from octupus.constrain.automaton import Automaton, Masks, State
 from octupus.constrain.call import CallState, Position
 from octupus.constrain.grammar import Grammar
 from octupus.constrain.guidance import Guidance, Place, Session, lark
-from octupus.constrain.normal import literals
+from octupus.constrain.nodes import literals
 from octupus.constrain.plan import Plan, compile_schema
+from octupus.constrain.schema import bounded
 from octupus.constrain.vocabulary import Vocabulary
 from octupus.errors import ConstraintError
 from octupus.wire.grammar import CallGrammar
@@ -43,6 +44,11 @@ class Constraint:
         self._counted: dict[Automaton, int] = {}
         self._bytes = 0
         self._guidance: Guidance | None = None
+        # The two large tables: inside a string, and behind its opening quote. Else the first request would pay.
+        vocabulary.string(vocabulary.trie)
+        if (quote := vocabulary.trie.children.get(0x22)) is not None:
+            vocabulary.string(quote)
+        vocabulary.text(0)
 
     def check(self, grammar: CallGrammar) -> None:
         """Refuse a request that cannot be enforced, before it is generated.
@@ -65,6 +71,7 @@ class Constraint:
 
     def plan(self, schema: Any, *, arguments: bool = False) -> Plan:
         """How a schema is enforced; see :func:`compile_schema`."""
+        bounded(schema)  # before anything goes down into it
         key = (_digest(schema), arguments)
         with self._lock:
             found = self._plans.get(key)
@@ -104,7 +111,7 @@ class Constraint:
         with self._lock:
             automaton = self._automata.pop(key, None) or Automaton(self.vocabulary, make(), self._masks)
             self._automata[key] = automaton
-            # What an automaton takes is looked at when it is used: looking at all of them would cost more than it saves.
+            # Its size is looked at when it is used: looking at all of them would cost more than it saves.
             self._bytes += automaton.bytes - self._counted.get(automaton, 0)
             self._counted[automaton] = automaton.bytes
             while len(self._automata) > 1 and (len(self._automata) > MAX_AUTOMATA or self._bytes > MAX_BYTES):

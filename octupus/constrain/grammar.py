@@ -1,26 +1,23 @@
 """lm-format-enforcer's grammar, one byte at a time, with its defects mended.
 
-Its parser states say which keys, values and separators may follow; what it gets wrong is done here: strings (escapes, control
-characters, lengths, UTF-8), numbers, the comma before a closing brace, counting items that are objects, white space. A
-position is a :class:`Branch`: a stack of parser states of which the topmost takes the next byte. Where several may take it,
-there are several branches, so that no branch ever has to guess.
+Its parser states say which keys, values and separators may follow; what it gets wrong is done here: strings (escapes,
+control characters, lengths, UTF-8), numbers, the comma before a closing brace, counting items that are objects, white
+space. A position is a :class:`Branch`: a stack of parser states of which the topmost takes the next byte. Where several
+may take it, there are several branches, so that no branch ever has to guess.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from lmformatenforcer.characterlevelparser import (
     CharacterLevelParser,
-    CharacterLevelParserConfig,
     ForceStopParser,
     StringParser,
     UnionParser,
 )
 from lmformatenforcer.jsonschemaparser import (
-    JsonSchemaParser,
     ListParsingState,
     NumberParsingState,
     ObjectParsingStage,
@@ -39,56 +36,13 @@ from octupus.constrain.lexing import (
     text_bytes,
     text_move,
 )
-from octupus.constrain.normal import ANY_KEY, Excluding, Node
+from octupus.constrain.nodes import ANY_KEY, Excluding, Node
+from octupus.constrain.stack import Branch, Cursor, Frame, Lex, holds, with_prefix
 
 MAX_BLANKS = 24
 """White space in a row where any is allowed."""
 SPACE = "space"
 """One blank must follow."""
-
-Lex = Any
-"""Where a branch stands inside its topmost state. A number: before the state's first byte, that many blanks seen. Else a
-TextLex, a NumberLex, the text of a literal or a key so far, the place in a fixed text, SPACE, or a key that awaits its colon."""
-
-
-class Frame:
-    """One parser state on a stack. Frames are interned: equal stacks are the same frame."""
-
-    __slots__ = ("below", "kind", "like", "state", "texts")
-
-    def __init__(self, below: Frame | None, kind: str, state: Any, like: int) -> None:
-        self.below, self.kind, self.state = below, kind, state
-        self.like = like
-        """Equal for stacks that allow the same bytes, though not always the same keys later on."""
-        self.texts: Sequence[str] = ()
-        """Of literals and declared keys: what may stand here, sorted. Of strings and free keys: what may not."""
-        if kind in ("literal", "key"):
-            self.texts = sorted(state.allowed_strings)
-        elif kind == "string":
-            self.texts = sorted(state.allowed_strings.texts)
-
-
-class Branch:
-    """A position: a stack and where inside its topmost state. Interned, so that identity is equality."""
-
-    __slots__ = ("allowed", "lex", "mask", "moves", "number", "top")
-
-    def __init__(self, top: Frame | None, lex: Lex, number: int) -> None:
-        self.top, self.lex, self.number = top, lex, number
-        self.allowed: frozenset[int] | None = None
-        self.moves: dict[int, tuple[Branch, ...]] = {}
-        self.mask: Any = None
-
-
-class _Cursor(JsonSchemaParser):
-    """What parser states know of the parser that they belong to: the stack, on which they push, and the key last read."""
-
-    def __init__(self) -> None:
-        self._config = CharacterLevelParserConfig(alphabet="", max_json_array_length=0)
-        self.context = JsonSchemaParser._Context()
-        self.context.active_parser = self
-        self.object_stack: list[CharacterLevelParser] = []
-        self.last_parsed_string = ""
 
 
 class Grammar:
@@ -103,7 +57,7 @@ class Grammar:
         self._frames: dict[Any, Frame] = {}
         self._likes: dict[Any, int] = {}
         self._branches: dict[Any, Branch] = {}
-        self._cursor = _Cursor()
+        self._cursor = Cursor()
         self._before: Lex = 0 if any_space else SPACE
         self._blanks = MAX_BLANKS if any_space else 0
         self.steps = 0
@@ -254,7 +208,7 @@ class Grammar:
         return self._branch(top, after)
 
     def _structure(self, top: Frame, lex: Lex, byte: int) -> Iterator[Branch]:
-        """A byte of an object or a list: lm-format-enforcer's state takes it, and may push the state of what it begins."""
+        """A byte of an object or a list: its state takes it, and may push the state of what it begins."""
         state: Any = top.state
         self._cursor.last_parsed_string = lex[1] if isinstance(lex, tuple) else ""
         if isinstance(state, ListParsingState):
@@ -367,17 +321,3 @@ _KINDS: dict[type, str] = {
     NumberParsingState: "number",
     StringParsingState: "string",
 }
-
-
-def with_prefix(texts: Sequence[str], prefix: str) -> Iterator[str]:
-    """Of sorted texts those that begin so."""
-    at = bisect_left(texts, prefix)
-    while at < len(texts) and texts[at].startswith(prefix):
-        yield texts[at]
-        at += 1
-
-
-def holds(texts: Sequence[str], text: str) -> bool:
-    """Whether sorted texts hold this one."""
-    at = bisect_left(texts, text)
-    return at < len(texts) and texts[at] == text

@@ -1,4 +1,4 @@
-"""The second authority: llguidance, for what lm-format-enforcer's grammar does not implement. Properties stand in its order."""
+"""The second authority: llguidance, for what lm-format-enforcer's grammar does not implement. It orders properties."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import llguidance
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
+from octupus.constrain.keywords import FORMATS, NUMERIC
 from octupus.constrain.lexing import MAX_DIGITS
-from octupus.constrain.normal import FORMATS, NUMERIC, Excluding, Node
+from octupus.constrain.nodes import Excluding, Node
 from octupus.constrain.vocabulary import Mask, Vocabulary
 from octupus.errors import ConstraintError
 

@@ -1,7 +1,7 @@
 """The inside of JSON strings and numbers, byte by byte, as Python's ``json`` writes them.
 
-A string has exactly one spelling: characters as they are, ``\\"``, ``\\\\``, ``\\b \\f \\n \\r \\t``, and ``\\u00xx`` for the
-control characters that have no short escape. So equal strings are equal bytes, and a lone surrogate cannot be written.
+A string has exactly one spelling: characters as they are, ``\\"``, ``\\\\``, ``\\b \\f \\n \\r \\t``, and ``\\u00xx``
+for other control characters. So equal strings are equal bytes, and no lone surrogate can be written.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def text_move(lex: TextLex, byte: int, counted: int) -> TextLex:
 
 
 class NumberLex(NamedTuple):
-    """Inside a number. ``part``: ``-`` sign, ``z`` minus zero, ``0`` zero, ``i`` integer digits, ``.`` point, ``f`` fraction
-    digits, ``e`` letter, ``s`` its sign, ``x`` exponent digits."""
+    """Inside a number. ``part``: ``-`` sign, ``z`` minus zero, ``0`` zero, ``i`` integer digits, ``.`` point, ``f``
+    fraction digits, ``e`` letter, ``s`` its sign, ``x`` exponent digits."""
 
     part: str = ""
     digits: int = 0

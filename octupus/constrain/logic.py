@@ -1,4 +1,4 @@
-"""The logic of a schema (allOf, anyOf, oneOf, not, if, references, dependencies) as a disjunction of plain conjunctions."""
+"""The logic of a schema (allOf, anyOf, oneOf, not, if, references, dependencies) as a choice of plain subschemas."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from octupus.constrain.schema import Document, Location, escape
+from octupus.constrain.schema import Document, Location
 from octupus.errors import ConstraintError
 
 TYPES = ("null", "boolean", "string", "number", "array", "object")
 MAX_ALTERNATIVES = 256
-MAX_STEPS = 50_000
+MAX_STEPS = 20_000
 """Subschemas looked at while one schema is normalised; counted, so that the bound does not depend on the machine."""
 
 EXCLUDE = ("exclude",)
@@ -114,13 +114,13 @@ class Logic:
         at = goal.at
         if "$ref" in at.schema:
             yield goal.then(self._document.resolve(at))
-        for index in range(len(_list(at, "allOf"))):
+        for index in range(len(at.schema.get("allOf", ()))):
             yield goal.then(at.under("allOf", index))
 
     def _may(self, goal: _Goal) -> Iterator[tuple[tuple[Option, ...], set[Mark]]]:
         at = goal.at
         if "anyOf" in at.schema:
-            yield tuple((goal.then(at.under("anyOf", i)),) for i in range(len(_list(at, "anyOf")))), set()
+            yield tuple((goal.then(at.under("anyOf", i)),) for i in range(len(at.schema.get("anyOf", ())))), set()
         if "oneOf" in at.schema:
             yield self._one_of(goal)
         if "not" in at.schema:
@@ -132,14 +132,16 @@ class Logic:
 
     def _one_of(self, goal: _Goal) -> tuple[tuple[Option, ...], set[Mark]]:
         at, marks = goal.at, set[Mark]()
-        branches = [at.under("oneOf", index) for index in range(len(_list(at, "oneOf")))]
+        branches = [at.under("oneOf", index) for index in range(len(at.schema.get("oneOf", ())))]
+        tags = {branch: self._tags(branch) for branch in branches}
         beside = at.instead({k: v for k, v in at.schema.items() if k not in _LOGIC}, "beside oneOf")
         options: list[Option] = []
         for branch in branches:
             option: list[Option] = [(goal.then(branch),)]
             for other in branches:
-                self.step(at)
-                if other is branch or self._disjoint((beside, branch, other)):
+                if other is branch or any(v.isdisjoint(tags[other].get(k, v)) for k, v in tags[branch].items()):
+                    continue
+                if self._disjoint((beside, branch, other)):
                     continue
                 denied = self._denied(goal, other)
                 if denied is None:
@@ -151,6 +153,28 @@ class Logic:
                     raise ConstraintError("oneOf has too many alternatives", pointer=at.pointer, keyword="oneOf")
             options += option
         return tuple(options), marks
+
+    def _tags(self, at: Location) -> dict[str, frozenset[object]]:
+        """What tells a branch of a oneOf from others at a glance: its type, and required properties of few values."""
+        for _ in range(8):
+            if not isinstance(at.schema, dict) or "$ref" not in at.schema:
+                break
+            at = self._document.resolve(at)
+        if not isinstance(at.schema, dict):
+            return {}
+        named, required = at.schema.get("type"), at.schema.get("required", [])
+        found = {"": frozenset([named])} if named in TYPES else {}
+        properties = at.schema.get("properties", {}) if named == "object" else {}
+        for name, inner in properties.items() if isinstance(properties, dict) else ():
+            if (
+                name in required
+                and isinstance(inner, dict)
+                and ("const" in inner or isinstance(inner.get("enum"), list))
+            ):
+                values = [inner["const"]] if "const" in inner else inner["enum"]
+                if not any(isinstance(value, dict | list) for value in values):
+                    found[f"/{name}"] = frozenset((isinstance(value, bool), value) for value in values)
+        return found
 
     def _if(self, goal: _Goal) -> tuple[tuple[Option, ...], set[Mark]]:
         at = goal.at
@@ -196,13 +220,13 @@ class Logic:
                     return None
                 options += denied[0]
             elif keyword in ("anyOf", "oneOf"):
-                count = range(len(_list(at, keyword)))
+                count = range(len(at.schema.get(keyword, ())))
                 options.append(tuple(goal.then(_not(at, keyword, i)) for i in count))
                 if keyword == "oneOf" and len(count) > 1:
                     pairs = [(at.under("oneOf", i), at.under("oneOf", j)) for i in count for j in count if i < j]
                     options += [(goal.then(a), goal.then(b)) for a, b in pairs if not self._disjoint((a, b))]
             elif keyword == "allOf":
-                options += [(goal.then(_not(at, keyword, i)),) for i in range(len(_list(at, keyword)))]
+                options += [(goal.then(_not(at, keyword, i)),) for i in range(len(at.schema.get(keyword, ())))]
             elif keyword == "not":
                 options.append((goal.then(at.under("not")),))
             else:
@@ -262,11 +286,3 @@ _NUMBERS = {
     "exclusiveMinimum": "maximum",
     "exclusiveMaximum": "minimum",
 }
-
-
-def _list(at: Location, keyword: str) -> list[object]:
-    value = at.schema.get(keyword, [])
-    if not isinstance(value, list) or (keyword in at.schema and not value):
-        reason = "must be a list of at least one schema"
-        raise ConstraintError(reason, pointer=at.pointer + escape(keyword), keyword=keyword)
-    return value

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from octupus.config import ConstraintSection
 from octupus.constrain.guidance import BY_GUIDANCE, check, lark
 from octupus.constrain.logic import Mark
-from octupus.constrain.normal import Node, Normal, as_bytes
+from octupus.constrain.nodes import Node, as_bytes
+from octupus.constrain.normal import Normal
 from octupus.constrain.schema import Document
 from octupus.constrain.validate import Validator
 from octupus.errors import ConstraintError
@@ -21,7 +22,7 @@ Authority = Literal["lm-format-enforcer", "llguidance"]
 class Plan:
     """How one schema is enforced.
 
-    ``unenforced`` (pointer, keyword) is not in the masks: validate the finished value (which is always wise: it is cheap).
+    ``unenforced`` (pointer, keyword) is not in the masks: validate the finished value (always wise, and cheap).
     """
 
     authority: Authority

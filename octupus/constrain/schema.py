@@ -30,18 +30,11 @@ class Location:
     """Unique in the document; equal keys mean the same subschema."""
 
     def under(self, *steps: str | int) -> Location:
-        """The subschema below.
-
-        Raises:
-            ConstraintError: what stands there is no schema.
-        """
+        """The subschema below."""
         schema: Any = self.schema
         for step in steps:
             schema = schema[step]
         tail = "".join(map(escape, steps))
-        if not isinstance(schema, dict | bool):
-            reason = "a schema must be an object, true or false"
-            raise ConstraintError(reason, pointer=self.pointer + tail, keyword=str(steps[0]))
         return Location(schema, self.pointer + tail, _base(self.base, schema), self.key + tail)
 
     def instead(self, schema: dict[str, Any] | bool, name: str) -> Location:
@@ -62,9 +55,7 @@ class Document:
     """
 
     def __init__(self, schema: Any) -> None:
-        if not isinstance(schema, dict | bool):
-            raise ConstraintError("a schema must be an object, true or false")
-        named = _bounded(schema)
+        named = bounded(schema)
         self.root = Location(schema, "", _base("", schema), "")
         self._named: dict[str, Location] = {self.root.base: self.root}
         if named:
@@ -107,8 +98,10 @@ def _follow(at: Location, fragment: str) -> Location | None:
     return Location(place, at.pointer + tail, base, at.key + tail)
 
 
-def _bounded(schema: Any) -> bool:
-    """Refuse what is too deep or too large; whether the document names subschemas by ``$id`` or ``$anchor``."""
+def bounded(schema: Any) -> bool:
+    """Refuse what is no schema, too deep or too large; tell whether subschemas are named by ``$id`` or ``$anchor``."""
+    if not isinstance(schema, dict | bool):
+        raise ConstraintError("a schema must be an object, true or false")
     stack: list[tuple[Any, int]] = [(schema, 0)] if isinstance(schema, dict) else []
     count, named = 0, False
     while stack:

@@ -1,4 +1,4 @@
-"""Values judged by their schema, with code that shares nothing with the masks: a Rust validator with linear-time regular expressions.
+"""Values judged by their schema, with code that shares nothing with the masks: a Rust validator, linear-time patterns.
 
 A user's ``pattern`` never reaches Python's ``re``, which can be neither interrupted nor bounded.
 """
@@ -19,7 +19,7 @@ class Validator:
     """A compiled schema (draft 2020-12; ``format`` is an annotation).
 
     Raises:
-        ConstraintError: no valid schema, or a pattern that no linear-time engine can match (lookaround, back references).
+        ConstraintError: no valid schema, or a pattern that linear time cannot match (lookaround, back references).
     """
 
     def __init__(self, schema: dict[str, Any] | bool) -> None:
@@ -43,6 +43,6 @@ def validate(schema: dict[str, Any] | bool, value: Any) -> list[str]:
     """The problems of ``value``, each with its JSON pointer; empty where it satisfies ``schema``.
 
     Raises:
-        ConstraintError: see :class:`Validator`. The schema's depth must have been bounded before (``compile_schema`` does).
+        ConstraintError: see :class:`Validator`. Bound a foreign schema's depth before (``compile_schema`` does).
     """
     return Validator(schema).problems(value)

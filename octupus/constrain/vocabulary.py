@@ -1,4 +1,4 @@
-"""A tokenizer's tokens as bytes: what every mask is made of. Added tokens and padding ids have no bytes and are in no mask.
+"""A tokenizer's tokens as bytes: what masks are made of. Added tokens and padding ids have none and are in no mask.
 
 A mask is a packed int32 array of ``Vocabulary.words`` words; token ``i`` is bit ``i % 32`` of word ``i // 32``.
 """
@@ -19,8 +19,8 @@ from octupus.wire.tokenizer import Tokenizer
 Mask = NDArray[np.int32]
 
 # UTF-8 as an automaton over bytes (Unicode 16, table 3-7): state -> ranges of (first byte, last byte, next state).
-# State 0 stands between characters; 1 to 3 need that many continuation bytes; 4 to 7 follow E0, ED, F0, F4, whose second
-# byte is narrower.
+# State 0 stands between characters; 1 to 3 need that many continuation bytes; 4 to 7 follow E0, ED, F0, F4, whose
+# second byte is narrower.
 _FIRST = ((0x00, 0x7F, 0), (0xC2, 0xDF, 1), (0xE0, 0xE0, 4), (0xE1, 0xEC, 2), (0xED, 0xED, 5), (0xEE, 0xEF, 2))
 _UTF8 = (
     (*_FIRST, (0xF0, 0xF0, 6), (0xF1, 0xF3, 3), (0xF4, 0xF4, 7)),
@@ -91,7 +91,7 @@ class Trie:
         return self._high - self._low
 
 
-# What a JSON string holds as Python's json writes it: characters, short escapes, \u00xx for the other control characters.
+# What a JSON string holds as Python's json writes it: characters, short escapes, \u00xx for other control characters.
 _ESCAPE = rb'\\(?:["\\bfnrt]|u00(?:0[0-7bef]|1[0-9a-f]))'
 _CONTENT = re.compile(rb'(?:[^\x00-\x1f"\\]|' + _ESCAPE + rb")*")
 _OPEN_ESCAPE = re.compile(rb"\\(?:u(?:0(?:0[01]?)?)?)?\Z")
@@ -109,52 +109,51 @@ class Tail:
 
 
 class StringTokens:
-    """What the tokens below a trie node do inside a JSON string.
+    """What the tokens below a trie node do inside a JSON string, between two characters.
 
     Args:
         tokens: (what follows the node, token).
-        utf8: the UTF-8 state in which they begin.
-        escape: what there is of an escape when they begin.
     """
 
-    def __init__(self, vocabulary: Vocabulary, tokens: Iterable[tuple[bytes, int]], utf8: int, escape: bytes) -> None:
+    def __init__(self, vocabulary: Vocabulary, tokens: Iterable[tuple[bytes, int]]) -> None:
         self._vocabulary = vocabulary
-        self._inside: dict[int, list[int]] = {}
         self._masks: dict[int, Mask] = {}
         self.tail = Tail()
         self.longest = 0
         """Characters that a token can hold of the string."""
+        inside: dict[int, list[int]] = {}
         for text, id in tokens:
-            if (utf8 or not text.isascii()) and utf8_after(utf8, text) < 0:
+            if not text.isascii() and utf8_after(0, text) < 0:
                 continue
-            text = escape + text
             content = _CONTENT.match(text)
             assert content is not None
-            end = content.end()
-            # A character counts where its first byte stands; one that an escape began has been counted.
-            characters = _characters(content.group()) - bool(escape and end)
+            end, characters = content.end(), _characters(content.group())
             self.longest = max(self.longest, characters + 1)
             if end == len(text):
-                self._inside.setdefault(characters, []).append(id)
+                inside.setdefault(characters, []).append(id)
             elif text[end] == 0x22:
                 node = self.tail
                 for byte in text[end + 1 :]:
                     node = node.children.setdefault(byte, Tail())
                 node.ends.append((characters, id))
             elif _OPEN_ESCAPE.match(text, end):
-                self._inside.setdefault(characters + (end > 0 or not escape), []).append(id)
+                inside.setdefault(characters + 1, []).append(id)
+        needs = sorted(inside)
+        self._inside = np.array([id for need in needs for id in inside[need]], np.int64)
+        """Tokens that do not close the string, by how many characters they need."""
+        self._fit = {need: sum(len(inside[n]) for n in needs if n <= need) for need in range(self.longest + 1)}
 
     def inside(self, room: int | None) -> Mask:
         """Tokens that do not close the string and need at most ``room`` characters (None: any number)."""
         room = self.longest if room is None or room > self.longest else room
         mask = self._masks.get(room)
         if mask is None:
-            ids = [id for need, group in self._inside.items() if need <= room for id in group]
-            mask = self._masks.setdefault(room, self._vocabulary.pack(ids))
+            mask = self._masks.setdefault(room, self._vocabulary.pack(self._inside[: self._fit[room]]))
         return mask
 
 
 def _characters(content: bytes) -> int:
+    """How many; one counts where its first byte stands, so that an open one counts."""
     if b"\\" in content:
         content = re.sub(_ESCAPE, b"e", content)
     return len(content) if content.isascii() else sum((byte & 0xC0) != 0x80 for byte in content)
@@ -181,17 +180,17 @@ class Vocabulary:
         ids = sorted((id for id, t in enumerate(self.json) if t is not None), key=lambda id: self.json[id] or b"")
         # Two flat lists, not pairs: the garbage collector would walk through 150,000 of those again and again.
         self.trie = Trie([self.json[id] or b"" for id in ids], ids, 0, len(ids), 0)
-        self._strings: dict[tuple[int, int, str], StringTokens] = {}
+        self._strings: dict[int, StringTokens] = {}
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Tokenizer) -> Vocabulary:
         return cls([tokenizer.token_bytes(id) for id in range(tokenizer.size)], tokenizer.eos_id, tokenizer.encode)
 
-    def pack(self, ids: Sequence[int]) -> Mask:
+    def pack(self, ids: Sequence[int] | NDArray[np.int64]) -> Mask:
         """A mask with these bits; read-only, because masks are shared."""
         if len(ids) < 128:
             words: dict[int, int] = {}
-            for id in ids:
+            for id in map(int, ids):
                 words[id >> 5] = words.get(id >> 5, 0) | 1 << (id & 31)
             mask = np.zeros(self.words, np.uint32)
             mask[list(words)] = list(words.values())
@@ -217,13 +216,11 @@ class Vocabulary:
         """Tokens that keep UTF-8 whole from this state on (a character may be left open at the end)."""
         return self._texts[state]
 
-    def string(self, node: Trie, utf8: int, escape: str) -> StringTokens:
-        """What the tokens below ``node`` do from this place in a JSON string on."""
-        key = (id(node), utf8, escape)
-        table = self._strings.get(key)
+    def string(self, node: Trie) -> StringTokens:
+        """What the tokens below ``node`` do inside a JSON string."""
+        table = self._strings.get(id(node))
         if table is None:
-            made = StringTokens(self, node.below(), utf8, escape.encode())
-            table = self._strings.setdefault(key, made)
+            table = self._strings.setdefault(id(node), StringTokens(self, node.below()))
         return table
 
 
