@@ -52,29 +52,38 @@ def qwen(tokenizer: Tokenizer) -> Dialect:
     return dialect
 
 
-def _cut(tokenizer: Tokenizer) -> Dialect:
-    token = re.compile("|".join(re.escape(t) for t in sorted(tokenizer.added_tokens, key=len, reverse=True) if t))
+class _Template:
+    """The checkpoint's template, and the cuts through what it writes."""
 
-    def around(messages: Sequence[Message], marks: Sequence[str], tools: Sequence[Tool] = ()) -> list[str]:
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        longest_first = sorted(filter(None, tokenizer.added_tokens), key=len, reverse=True)
+        self._tokenizer, self._token = tokenizer, re.compile("|".join(map(re.escape, longest_first)))
+        self._opener = self.at_token(_write(tokenizer, [USER]))[1]  # every turn opens with it
+
+    def around(self, messages: Sequence[Message], marks: Sequence[str], tools: Sequence[Tool] = ()) -> list[str]:
+        """What stands before, between and after these texts."""
         pattern = "(.*?)".join(["", *map(re.escape, marks), r"\Z"])
-        match = re.search(pattern, _write(tokenizer, messages, tools), re.DOTALL)
+        match = re.search(pattern, _write(self._tokenizer, messages, tools), re.DOTALL)
         if match is None:
             raise ValueError(f"it does not write {', '.join(marks)} in this order")
         return list(match.groups())
 
-    def at_token(text: str) -> tuple[str, str, str]:
-        found = token.search(text)
+    def at_token(self, text: str) -> tuple[str, str, str]:
+        found = self._token.search(text)
         if found is None:
             raise ValueError(f"no token stands in {text!r}")
         return text[: found.start()], found.group(), text[found.end() :]
 
-    system, user, again, said = SYSTEM.content, USER.content, AGAIN.content, SAID.content
-    opener = at_token(_write(tokenizer, [USER]))[1]  # every turn opens with it
-
-    def turn(text: str) -> tuple[str, str]:
-        close, sign, open = text.partition(opener)
+    def turn(self, text: str) -> tuple[str, str]:
+        """The end of one turn and the beginning of the next."""
+        close, sign, open = text.partition(self._opener)
         return close, sign + open
 
+
+def _cut(tokenizer: Tokenizer) -> Dialect:
+    template = _Template(tokenizer)
+    around, at_token, turn = template.around, template.at_token, template.turn
+    system, user, again, said = SYSTEM.content, USER.content, AGAIN.content, SAID.content
     system_open, before_user, prompt = around([SYSTEM, USER], [system, user])
     system_close, user_open = turn(before_user)
     _, before_said, after_said, _ = around([USER, SAID, AGAIN], [user, said, again])
