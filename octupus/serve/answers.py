@@ -9,6 +9,7 @@ from json.encoder import encode_basestring as quoted
 from typing import Any
 
 from octupus.serve.engines import TokenLogprobs
+from octupus.serve.errors import ApiError
 from octupus.serve.stream import CallOpened, Finish, Item, Logprobs
 from octupus.wire import ArgumentsDelta, ContentDelta
 
@@ -51,20 +52,21 @@ def logprob_entry(token: TokenLogprobs, token_text: TokenText) -> dict[str, Any]
 class Chunks:
     """Encodes items as ``chat.completion.chunk`` events. Built from strings: this runs once a token."""
 
-    def __init__(self, identity: Identity, include_usage: bool, token_text: TokenText) -> None:
+    def __init__(self, identity: Identity, prompt_tokens: int, include_usage: bool, token_text: TokenText) -> None:
         head = (
-            f'data: {{"id":{quoted(identity.id)},"object":"chat.completion.chunk","created":{identity.created},'
+            f'data: {{"id":"chatcmpl-{identity.id}","object":"chat.completion.chunk","created":{identity.created},'
             f'"model":{quoted(identity.model)},"system_fingerprint":{quoted(identity.fingerprint)},"choices":['
         )
         self._head = head + '{"index":'
         self._tail = ',"usage":null}\n\n' if include_usage else "}\n\n"
-        self._usage_head = head
+        self._usage_head = head if include_usage else ""
+        self._prompt_tokens = prompt_tokens
         self._token_text = token_text
         self._begun: set[int] = set()
         self._logprobs: dict[int, list[TokenLogprobs]] = {}
-        self.completion_tokens = 0
+        self._completion_tokens = 0
 
-    def encode(self, choice: int, items: Sequence[Item]) -> bytes:
+    def add(self, choice: int, items: Sequence[Item]) -> bytes:
         """The chunks of one choice's items; the first ones say who speaks."""
         parts: list[str] = []
         if choice not in self._begun:
@@ -84,7 +86,7 @@ class Chunks:
             elif isinstance(item, Logprobs):
                 self._logprobs.setdefault(choice, []).extend(item.entries)
             else:
-                self.completion_tokens += item.tokens
+                self._completion_tokens += item.tokens
                 cut = item.incomplete
                 # With a function: the official client's helper insists on one in every delta of a call.
                 mark = f'{{"index":{cut},"function":{{"arguments":""}},"incomplete":true}}'
@@ -100,10 +102,16 @@ class Chunks:
             logprobs = written({"content": entries, "refusal": None})
         return f'{self._head}{choice},"delta":{delta},"logprobs":{logprobs},"finish_reason":{finish}}}]{self._tail}'
 
-    def usage(self, prompt_tokens: int) -> bytes:
-        """The last chunk, without choices."""
-        value = written(usage(prompt_tokens, self.completion_tokens))
-        return f'{self._usage_head}],"usage":{value}}}\n\n'.encode()
+    def closing(self) -> bytes:
+        """The chunk without choices that holds usage, where it was asked for, and the end."""
+        value = written(usage(self._prompt_tokens, self._completion_tokens))
+        return (f'{self._usage_head}],"usage":{value}}}\n\n'.encode() if self._usage_head else b"") + DONE
+
+    def failed(self, error: ApiError) -> bytes:
+        return event(error.body()) + DONE
+
+    def value(self) -> dict[str, Any]:
+        raise NotImplementedError("a stream has no value")
 
 
 @dataclass
@@ -117,11 +125,11 @@ class _Choice:
 class Completion:
     """Gathers the same items into one ``chat.completion``."""
 
-    def __init__(self, identity: Identity, n: int, token_text: TokenText) -> None:
-        self._identity, self._token_text = identity, token_text
+    def __init__(self, identity: Identity, prompt_tokens: int, n: int, token_text: TokenText) -> None:
+        self._identity, self._prompt_tokens, self._token_text = identity, prompt_tokens, token_text
         self._choices = [_Choice() for _ in range(n)]
 
-    def add(self, choice: int, items: Sequence[Item]) -> None:
+    def add(self, choice: int, items: Sequence[Item]) -> bytes:
         into = self._choices[choice]
         for item in items:
             if isinstance(item, ContentDelta):
@@ -136,17 +144,24 @@ class Completion:
                 into.logprobs.extend(item.entries)
             else:
                 into.finish = item
+        return b""
 
-    def value(self, prompt_tokens: int) -> dict[str, Any]:
+    def closing(self) -> bytes:
+        return b""
+
+    def failed(self, error: ApiError) -> bytes:
+        raise error
+
+    def value(self) -> dict[str, Any]:
         i = self._identity
         completion_tokens = sum(c.finish.tokens for c in self._choices if c.finish is not None)
         return {
-            "id": i.id,
+            "id": f"chatcmpl-{i.id}",
             "object": "chat.completion",
             "created": i.created,
             "model": i.model,
             "choices": [self._choice(index, choice) for index, choice in enumerate(self._choices)],
-            "usage": usage(prompt_tokens, completion_tokens),
+            "usage": usage(self._prompt_tokens, completion_tokens),
             "system_fingerprint": i.fingerprint,
         }
 

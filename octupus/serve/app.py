@@ -17,12 +17,12 @@ from aiohttp import web
 from octupus.config import Recipe
 from octupus.errors import OctupusError
 from octupus.runs import Run
-from octupus.serve import chat
+from octupus.serve import routes
 from octupus.serve.answers import written
-from octupus.serve.chat import REQUEST_ID, as_api_error
 from octupus.serve.engines import Engine, EngineFactory
 from octupus.serve.errors import ApiError
 from octupus.serve.operate import Publication, serve
+from octupus.serve.routes import REQUEST_ID, as_api_error
 from octupus.serve.service import SERVICE, Service, Settings
 from octupus.wire import Wire
 from octupus.wire.tokenizer import Tokenizer
@@ -49,11 +49,12 @@ def build_app(engine: Engine | EngineFactory, wire: Wire, tokenizer: Tokenizer, 
 
     app.cleanup_ctx.append(life)
     for prefix in ("", "/v1"):
-        app.router.add_post(f"{prefix}/chat/completions", chat.chat)
-        app.router.add_get(f"{prefix}/models", chat.models)
-        app.router.add_get(f"{prefix}/models/{{model:.+}}", chat.model)
-    app.router.add_get("/health", chat.health)
-    app.router.add_get("/ready", chat.ready)
+        app.router.add_post(f"{prefix}/chat/completions", routes.chat)
+        app.router.add_post(f"{prefix}/responses", routes.responses)
+        app.router.add_get(f"{prefix}/models", routes.models)
+        app.router.add_get(f"{prefix}/models/{{model:.+}}", routes.model)
+    app.router.add_get("/health", routes.health)
+    app.router.add_get("/ready", routes.ready)
     return app
 
 
@@ -91,7 +92,7 @@ def _refusal(error: ApiError) -> web.Response:
 
 def _http_error(error: web.HTTPException, request: web.Request) -> ApiError:
     messages = {
-        404: f"no route {request.path}; there are /v1/chat/completions, /v1/models, /health and /ready",
+        404: f"no route {request.path}; there are /v1/chat/completions, /v1/responses, /v1/models, /health and /ready",
         413: "the body is larger than serve.max_body_mb allows",
     }
     message = messages.get(error.status, f"{error.reason} ({request.method} {request.path})")

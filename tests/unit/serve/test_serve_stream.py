@@ -69,19 +69,20 @@ def job(choice: ToolChoice | None = None, stops: tuple[str, ...] = (), **kwargs:
 
 async def both(engine: Playback, *jobs: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same answer as a client of the stream puts it together, and as one completion."""
-    chunks = Chunks(WHO, True, tiny_wire().tokenizer.token_bytes)
-    completion = Completion(WHO, len(jobs), tiny_wire().tokenizer.token_bytes)
+    chunks = Chunks(WHO, 1, True, tiny_wire().tokenizer.token_bytes)
+    completion = Completion(WHO, 1, len(jobs), tiny_wire().tokenizer.token_bytes)
     raw = b""
     async for choice, items in merged(engine, jobs):
-        raw += chunks.encode(choice, items)
+        raw += chunks.add(choice, items)
         completion.add(choice, items)
-    raw += chunks.usage(1)
-    return put_together(raw), completion.value(1)
+    raw += chunks.closing()
+    return put_together(raw), completion.value()
 
 
 def put_together(raw: bytes) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for line in raw.decode().split("\n\n")[:-1]:
+    assert raw.endswith(b"data: [DONE]\n\n")
+    for line in raw.decode().split("\n\n")[:-2]:
         chunk = json.loads(line.removeprefix("data: "))
         found["usage"] = chunk["usage"]
         for part in chunk["choices"]:

@@ -1,107 +1,131 @@
-"""The routes: chat completions, streamed or not, models, health, ready."""
+"""The routes: chat completions and responses, streamed or not; models, health, ready."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from aiohttp import web
 
 from octupus.errors import OctupusError
-from octupus.serve.answers import DONE, Chunks, Completion, Identity, event, written
+from octupus.serve.answers import Chunks, Completion, Identity, written
 from octupus.serve.engines import EngineDied
 from octupus.serve.errors import ApiError
-from octupus.serve.protocol import read_json, read_task
+from octupus.serve.protocol import Task, read_json, read_task
+from octupus.serve.responses import ResponseWriter, in_our_words, to_chat
 from octupus.serve.service import SERVICE, Service
 from octupus.serve.stream import Item, merged
 
 REQUEST_ID = web.RequestKey("request_id", str)
-Stream = AsyncGenerator[tuple[int, list[Item]], None]
+SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+class Writer(Protocol):
+    """An answer in one API's words. It is fed the same items whether it streams or not."""
+
+    def add(self, choice: int, items: list[Item]) -> bytes:
+        """What to send now, where the answer is streamed."""
+        ...
+
+    def closing(self) -> bytes: ...
+
+    def failed(self, error: ApiError) -> bytes:
+        """An error after the status is out."""
+        ...
+
+    def value(self) -> dict[str, Any]:
+        """The whole answer, where it is not streamed."""
+        ...
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions"""
+
+    def writer(task: Task, identity: Identity, prompt_tokens: int, service: Service) -> Writer:
+        text = service.tokenizer.token_bytes
+        if task.request.stream:
+            return Chunks(identity, prompt_tokens, task.include_usage, text)
+        return Completion(identity, prompt_tokens, task.n, text)
+
+    return await _answered(request, lambda value: value, writer)
+
+
+async def responses(request: web.Request) -> web.StreamResponse:
+    """POST /v1/responses: without state, over the same stream."""
+
+    def writer(task: Task, identity: Identity, prompt_tokens: int, service: Service) -> Writer:
+        return ResponseWriter(identity, prompt_tokens, task)
+
+    try:
+        return await _answered(request, to_chat, writer)
+    except ApiError as error:
+        raise in_our_words(error) from error
+
+
+async def _answered(
+    request: web.Request,
+    as_chat: Callable[[dict[str, Any]], dict[str, Any]],
+    make_writer: Callable[[Task, Identity, int, Service], Writer],
+) -> web.StreamResponse:
     service = request.app[SERVICE]
     with service.working() as engine:
         body = await request.read()
-        task = read_task(read_json(body))
-        identity = Identity(
-            id=f"chatcmpl-{secrets.token_hex(12)}",
-            created=int(time.time()),
-            model=service.settings.model,
-            fingerprint="fp_" + service.wire.fingerprint.removeprefix("sha256:")[:12],
-        )
+        task = read_task(as_chat(read_json(body)))
+        fingerprint = "fp_" + service.wire.fingerprint.removeprefix("sha256:")[:12]
+        identity = Identity(secrets.token_hex(12), int(time.time()), service.settings.model, fingerprint)
         jobs = await service.jobs(task, identity.id, len(body))
+        writer = make_writer(task, identity, len(jobs[0].prompt_ids), service)
         ignored = ", ".join(quote(name, safe="")[:64] for name in task.ignored[:20])
         headers = {"X-Octupus-Ignored": ignored} if ignored else {}
-        prompt_tokens = len(jobs[0].prompt_ids)
-        completion = Completion(identity, task.n, service.tokenizer.token_bytes)
         deadline = asyncio.get_running_loop().time() + service.section.request_timeout_s
         async with aclosing(merged(engine, jobs)) as stream:
             try:
                 async with asyncio.timeout_at(deadline):
                     first = await anext(stream)  # what fails before the first token still gets an HTTP status
                     if not task.request.stream:
-                        completion.add(*first)
+                        writer.add(*first)
                         async for choice, items in stream:
-                            completion.add(choice, items)
+                            writer.add(choice, items)
             except (TimeoutError, asyncio.CancelledError) as error:
                 raise _ended_by_us(service, error) from error
             if task.request.stream:
-                chunks = Chunks(identity, task.include_usage, service.tokenizer.token_bytes)
-                response = await _opened(request, headers)
-                await _streamed(
-                    response, service, chunks, first, stream, deadline, prompt_tokens if task.include_usage else None
-                )
-                return response
-        return web.json_response(completion.value(prompt_tokens), headers=headers, dumps=written)
-
-
-async def _opened(request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:
-    response = web.StreamResponse(
-        headers={
-            **headers,
-            "Content-Type": "text/event-stream; charset=utf-8",
-            "Cache-Control": "no-cache",
-            "X-Accel-Buffering": "no",
-            "X-Request-Id": request[REQUEST_ID],
-        }
-    )
-    await response.prepare(request)
-    return response
+                return await _streamed(request, service, writer, first, stream, deadline, headers)
+        return web.json_response(writer.value(), headers=headers, dumps=written)
 
 
 async def _streamed(
-    response: web.StreamResponse,
+    request: web.Request,
     service: Service,
-    chunks: Chunks,
+    writer: Writer,
     first: tuple[int, list[Item]],
-    stream: Stream,
+    stream: AsyncGenerator[tuple[int, list[Item]], None],
     deadline: float,
-    prompt_tokens: int | None,
-) -> None:
-    """Write chunks as they come; an error after the first byte is an event, since the status is out."""
+    headers: Mapping[str, str],
+) -> web.StreamResponse:
+    """Write what comes as it comes; an error after the first byte is an event, since the status is out."""
+    response = web.StreamResponse(headers={**SSE, **headers, "X-Request-Id": request[REQUEST_ID]})
+    await response.prepare(request)
     try:
         async with asyncio.timeout_at(deadline):
-            await response.write(chunks.encode(*first))
+            await response.write(writer.add(*first))
             async for choice, items in stream:
-                await response.write(chunks.encode(choice, items))
-        if prompt_tokens is not None:
-            await response.write(chunks.usage(prompt_tokens))
+                await response.write(writer.add(choice, items))
+        await response.write(writer.closing())
     except ConnectionResetError:
-        return  # the client is gone; leaving closes the stream and aborts the engine's work
+        return response  # the client is gone; leaving closes the stream and aborts the engine's work
     except OctupusError as error:
         if isinstance(error, EngineDied):
             service.fail(str(error))
-        await response.write(event(as_api_error(error).body()))
+        await response.write(writer.failed(as_api_error(error)))
     except (TimeoutError, asyncio.CancelledError) as error:
-        await response.write(event(as_api_error(_ended_by_us(service, error)).body()))
-    await response.write(DONE)
+        await response.write(writer.failed(as_api_error(_ended_by_us(service, error))))
     await response.write_eof()
+    return response
 
 
 def _ended_by_us(service: Service, error: BaseException) -> BaseException:
@@ -123,7 +147,7 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, EngineDied):
         return ApiError(str(error), status=503, code="engine_died")
     if isinstance(error, OctupusError):
-        return ApiError(str(error), status=400, code="request_failed")
+        return ApiError(str(error)[:2000], status=400, code="request_failed")
     raise error
 
 
