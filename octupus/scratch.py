@@ -78,6 +78,8 @@ def build(scratch: ScratchModel, corpus: Iterable[str], folder: Path) -> Path:
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
+    from octupus import mimetic
+
     if (
         scratch.hidden_size % scratch.heads
         or scratch.heads % scratch.kv_heads
@@ -109,6 +111,8 @@ def build(scratch: ScratchModel, corpus: Iterable[str], folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(scratch.seed)
         model = Qwen2ForCausalLM(config)
+        if scratch.mimetic:
+            mimetic.start(model)
     model.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=eos)
     model.save_pretrained(folder)
     return folder

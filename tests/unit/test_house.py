@@ -41,7 +41,7 @@ ALLOWED = {
     "octupus.config": {"octupus.wire"},
     "octupus.tokenizer": {"octupus.wire"},
     "octupus.surgery": {"octupus.config", "octupus.wire"},
-    "octupus.scratch": {"octupus.config", "octupus.wire"},
+    "octupus.scratch": {"octupus.config", "octupus.wire", "octupus.mimetic"},
     "octupus.constrain": {"octupus.constrain", "octupus.wire", "octupus.config"},
     "octupus.data": {"octupus.data", "octupus.config", "octupus.wire"},
     "octupus.train": {"octupus.train", "octupus.config", "octupus.data", "octupus.wire"},
