@@ -116,11 +116,11 @@ def _at(values: Mapping[str, Any], path: str) -> Any:
 
 
 def upstream(goals: Collection[str], steps: Sequence[Step]) -> list[Step]:
-    """The goals and every step that they wait for, in order; what takes what is there brings nothing with it."""
+    """The goals and every step that they wait for, in order; what takes what is there brings its server only."""
     by_name, wanted = {step.name: step for step in steps}, set(goals)
     for step in reversed(steps):
-        if step.name in wanted and not step.takes_what_is_there:
-            wanted.update(step.after)
+        if step.name in wanted:
+            wanted.update(step.beside if step.takes_what_is_there else (*step.after, *step.beside))
     return [by_name[step.name] for step in steps if step.name in wanted]
 
 
@@ -147,8 +147,8 @@ def plan(
         ConfigError: a stage that the recipe does not have; a teacher that nobody asked for and that has not run.
     """
     mine = chain_of(recipe, steps)
-    names = {step.name for step in mine}
-    unknown = sorted(set(goals or ()) - names)
+    names = [step.name for step in mine]
+    unknown = sorted(set(goals or ()) - set(names))
     if unknown:
         raise ConfigError(f"recipe {recipe.name!r} has no stage {', '.join(unknown)}; it has: {', '.join(names)}")
     chosen = list(mine) if goals is None else upstream(goals, mine)

@@ -260,7 +260,7 @@ class LocalChain:
         left = [p.name for p in self.planned if p.action == "run" and not p.step.service and not self._done(p)]
         left = [name for name in left if name != launched.name]
         lines = [f"{launched.name} failed after {time.time() - launched.began:.0f} s: {why}"]
-        tail = _tail(launched.log(rank), LOG_LINES)
+        tail = [line for line in _tail(launched.log(rank), LOG_LINES) if why not in line]
         if tail:
             lines += ["  the last lines of its log:", *(f"    {line}" for line in tail)]
         lines.append(f"  log: {_shown(launched.log(rank))}")

@@ -64,7 +64,8 @@ def rows(run: Run) -> list[Row]:
 
 def status(run: Run, console: Console) -> None:
     value = frozen(run)
-    console.print(f"[bold]{run.name}[/]  recipe {value.recipe.name}  code {value.code}  {run.path}", highlight=False)
+    head = f"[bold]{run.name}[/]  recipe {value.recipe.name}  code {value.code}  {run.path}"
+    console.print(head, highlight=False, soft_wrap=True)
     console.print(table(rows(run), console.width, logs=console.width >= 110))
     for replica, endpoint in run.endpoints().items():
         console.print(f"endpoint {replica}: {endpoint.url}/v1 serves {endpoint.model}", highlight=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -140,7 +140,7 @@ class View:
         return found
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def show(self) -> None:
         rows = self.rows()
@@ -148,10 +148,8 @@ class View:
             self._plain(rows)
             return
         running = [r for r in rows if r.status in ("submitted", "running")]
-        made = table(rows, self.console.width)
-        made.caption = "\n".join(f"{r.name}: {r.log}" for r in running)
-        made.caption_justify = "left"
-        self._live.update(made, refresh=True)
+        logs = Text("\n".join(f"log of {r.name}: {r.log}" for r in running), style="dim", overflow="fold")
+        self._live.update(Group(table(rows, self.console.width), logs), refresh=True)
 
     def _plain(self, rows: Sequence[Row]) -> None:
         """A line when a stage changes its state, and one with figures now and then."""
