@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from octupus.errors import ConstraintError
 
 MAX_MASK_STEPS = 400_000
 """Trie nodes looked at for one mask; counted, so that the bound does not depend on the machine."""
+MAX_FORCED = 512
+"""Bytes looked ahead for a forced text."""
 MAX_TOKENS_CACHED = 2048
 """Token moves remembered in one state."""
 TABLE_FROM = 64
@@ -53,11 +56,17 @@ class State:
         found = self.tokens.get(token, _UNKNOWN)
         return self.automaton.advance(self, token) if found is _UNKNOWN else found
 
+    def forced(self) -> tuple[bytes, bool]:
+        """The text that must come next, and whether nothing may follow it."""
+        return self.automaton.forced(self)
+
 
 class Masks:
     """Masks by content: equal masks of different states, schemas and requests are one array."""
 
     def __init__(self) -> None:
+        self.made, self.seconds = 0, 0.0
+        """Masks worked out so far, and how long that took."""
         self._known: weakref.WeakValueDictionary[int, Mask] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
 
@@ -73,7 +82,7 @@ class Masks:
 
 
 class Automaton:
-    """States and masks of one grammar. Thread-safe: what exists is read without a lock, new things are made under one."""
+    """States and masks of one grammar. Thread-safe: what exists is read without a lock, the rest is made under one."""
 
     def __init__(self, vocabulary: Vocabulary, grammar: Grammar, masks: Masks) -> None:
         self.vocabulary = vocabulary
@@ -85,14 +94,17 @@ class Automaton:
         self.start = self._state(grammar.first)
 
     @property
-    def bytes(self) -> int:
-        """About how much memory this takes."""
+    def size(self) -> int:
+        """About how many bytes this takes."""
         return len(self._states) * STATE_BYTES + self._grammar.positions * POSITION_BYTES + self._mask_bytes
 
     def mask(self, state: State) -> Mask:
+        began = time.perf_counter()
         with self._lock:
             masks = [self._branch_mask(branch) for branch in state.branches if branch.top is not None]
             state.known_mask = masks[0] if len(masks) == 1 else self._kept(masks)
+        self._masks.made += 1
+        self._masks.seconds += time.perf_counter() - began
         return state.known_mask
 
     def advance(self, state: State, token: int) -> State | None:
@@ -116,6 +128,20 @@ class Automaton:
             after = self._state(tuple(sorted(found, key=lambda branch: branch.number))) if found else None
             state.moves[byte] = after
         return after
+
+    def forced(self, state: State) -> tuple[bytes, bool]:
+        text, at = bytearray(), state
+        while len(text) < MAX_FORCED:
+            with self._lock:
+                options = frozenset[int]().union(*(self._grammar.allowed(branch) for branch in at.branches))
+            if at.ended or len(options) != 1:
+                return bytes(text), not options
+            (byte,) = options
+            after = self.step(at, byte)
+            assert after is not None
+            text.append(byte)
+            at = after
+        return bytes(text), False
 
     def _state(self, branches: tuple[Branch, ...]) -> State:
         state = self._states.get(branches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +26,10 @@ class Position(Protocol):
 
     def advance(self, token: int) -> Position | None: ...
 
+    def forced(self) -> tuple[bytes, bool]:
+        """The text that must come next, and whether nothing but a special token may follow it."""
+        ...
+
 
 class FreeText:
     """Content that is no JSON: any text tokens, so long as no character is broken."""
@@ -44,6 +49,9 @@ class FreeText:
         if data is None or utf8 < 0:
             return None
         return FreeText(self._vocabulary, self.length + len(data), utf8, (self._last + data)[-16:])
+
+    def forced(self) -> tuple[bytes, bool]:
+        return b"", False
 
     def ends_with(self, text: bytes) -> bool:
         """Whether something stands before ``text``, and ``text`` last."""
@@ -69,6 +77,11 @@ class Several:
     def advance(self, token: int) -> Position | None:
         after = [p for position in self._positions if (p := position.advance(token)) is not None]
         return None if not after else after[0] if len(after) == 1 else Several(after)
+
+    def forced(self) -> tuple[bytes, bool]:
+        texts = [position.forced()[0] for position in self._positions]
+        same = takewhile(lambda column: len(set(column)) == 1, zip(*texts, strict=False))
+        return bytes(column[0] for column in same), False
 
 
 class Texts(Protocol):
@@ -157,17 +170,21 @@ class CallState:
             del self._history[-count:]
 
     def forced(self) -> list[int]:
-        """The tokens that must come next because each is the only one allowed; accepts none of them."""
+        """Tokens that the grammar leaves no choice about, as the tokenizer writes their text; accepts none of them."""
         found: list[int] = []
-        turn = self._history[-1]
-        while len(found) < MAX_FORCED and turn.phase != "end":
+        turn: _Turn | None = self._history[-1]
+        while turn is not None and turn.phase != "end" and len(found) < MAX_FORCED:
             specials = self._next(turn)
-            allowed = list(specials) + (_first_two(turn.text.mask()) if turn.text is not None else [])
-            after = self._after(turn, allowed[0]) if len(allowed) == 1 else None
-            if after is None:
+            text, ends = (b"", True) if turn.text is None else turn.text.forced()
+            if specials or not text:
+                tokens = list(specials) if len(specials) == 1 and ends and not text else []
+            else:
+                tokens = self._vocabulary.spelling(text, ends)
+            for token in tokens:
+                turn = self._after(turn, token) if turn is not None else None
+                found += [token] if turn is not None else []
+            if not tokens:
                 break
-            found.append(allowed[0])
-            turn = after
         return found
 
     def _after(self, turn: _Turn, token: int) -> _Turn | None:
@@ -240,12 +257,3 @@ class CallState:
     def _closed(self, turn: _Turn, more: bool) -> _Turn:
         between = self._frame.between_calls if more else ""
         return _Turn("after", self._texts.literal((between,)) if between else None, turn.calls, b"start")
-
-
-def _first_two(mask: Mask) -> list[int]:
-    """The first ids of a mask, two at most."""
-    found: list[int] = []
-    for word in np.flatnonzero(mask)[:2].tolist():
-        bits = int(mask[word]) & 0xFFFFFFFF
-        found += [word * 32 + bit for bit in range(32) if bits >> bit & 1][: 2 - len(found)]
-    return found

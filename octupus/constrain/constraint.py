@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +45,7 @@ class Constraint:
         self._counted: dict[Automaton, int] = {}
         self._bytes = 0
         self._guidance: Guidance | None = None
+        self._totals = {"plan_hits": 0.0, "plan_misses": 0.0, "refusals": 0.0, "compile_seconds": 0.0}
         # The two large tables: inside a string, and behind its opening quote. Else the first request would pay.
         vocabulary.string(vocabulary.trie)
         if (quote := vocabulary.trie.children.get(0x22)) is not None:
@@ -69,24 +71,34 @@ class Constraint:
         """The state of a request that has generated nothing. Schemas are compiled when the answer comes to them."""
         return CallState(self.vocabulary, grammar, self)
 
+    def counts(self) -> dict[str, float]:
+        """For metrics: totals since the start, and what the caches hold now."""
+        with self._lock:
+            held = {"plans": len(self._plans), "automata": len(self._automata), "bytes": self._bytes}
+        return {**self._totals, **held, "masks": self._masks.made, "mask_seconds": self._masks.seconds}
+
     def plan(self, schema: Any, *, arguments: bool = False) -> Plan:
         """How a schema is enforced; see :func:`compile_schema`."""
         bounded(schema)  # before anything goes down into it
         key = (_digest(schema), arguments)
         with self._lock:
             found = self._plans.get(key)
+            self._totals["plan_hits" if found is not None else "plan_misses"] += 1
             if found is not None:
                 self._plans.move_to_end(key)
         if found is None:
+            began = time.perf_counter()
             try:
                 found = compile_schema(schema, self.options, arguments=arguments)
             except ConstraintError as error:
                 found = error
             with self._lock:
+                self._totals["compile_seconds"] += time.perf_counter() - began
                 self._plans[key] = found
                 while len(self._plans) > MAX_PLANS:
                     self._plans.popitem(last=False)
         if isinstance(found, ConstraintError):
+            self._totals["refusals"] += 1
             raise ConstraintError(found.reason, pointer=found.pointer, keyword=found.keyword)
         return found
 
@@ -112,8 +124,8 @@ class Constraint:
             automaton = self._automata.pop(key, None) or Automaton(self.vocabulary, make(), self._masks)
             self._automata[key] = automaton
             # Its size is looked at when it is used: looking at all of them would cost more than it saves.
-            self._bytes += automaton.bytes - self._counted.get(automaton, 0)
-            self._counted[automaton] = automaton.bytes
+            self._bytes += automaton.size - self._counted.get(automaton, 0)
+            self._counted[automaton] = automaton.size
             while len(self._automata) > 1 and (len(self._automata) > MAX_AUTOMATA or self._bytes > MAX_BYTES):
                 _, oldest = self._automata.popitem(last=False)
                 self._bytes -= self._counted.pop(oldest)

@@ -210,6 +210,11 @@ class Place:
             found &= guidance.letters if self._run < MAX_DIGITS else guidance.letters & guidance.digits
         return found
 
+    def forced(self) -> tuple[bytes, bool]:
+        """The text that must come next, and whether nothing may follow it."""
+        matcher = self._session.seek(self._depth)
+        return (b"", True) if matcher.is_stopped() else (matcher.compute_ff_bytes(), False)
+
     def advance(self, token: int) -> Place | None:
         """After one more token; None where it may not follow."""
         mask = self.mask()

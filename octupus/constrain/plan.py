@@ -10,7 +10,7 @@ from octupus.constrain.guidance import BY_GUIDANCE, check, lark
 from octupus.constrain.logic import Mark
 from octupus.constrain.nodes import Node, as_bytes
 from octupus.constrain.normal import Normal
-from octupus.constrain.schema import Document
+from octupus.constrain.schema import bounded
 from octupus.constrain.validate import Validator
 from octupus.errors import ConstraintError
 from octupus.wire.messages import canonical_json
@@ -67,8 +67,13 @@ def compile_schema(
             one that the chosen authority cannot enforce (and ``on_unenforced`` is ``refuse``).
     """
     options = options or ConstraintSection()
-    Document(schema)  # bounded first: what follows goes down into it
-    validator = Validator(schema)
+    bounded(schema)  # first: what follows goes down into it
+    try:
+        validator = Validator(schema)
+    except ConstraintError as error:
+        if not error.pointer:
+            Normal(schema)  # the validator does not say where a reference stands that names nothing
+        raise
     normal = Normal(schema, closed=arguments, object_only=arguments)
     authority: Authority = "lm-format-enforcer"
     left_out = normal.unenforced

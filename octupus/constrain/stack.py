@@ -11,7 +11,7 @@ from lmformatenforcer.jsonschemaparser import JsonSchemaParser
 
 Lex = Any
 """Where a branch stands inside its topmost state. A number: before the state's first byte, that many blanks seen (in a
-fixed text, the place). Else a TextLex, a NumberLex, what there is of a literal or key, SPACE, or a key before its colon."""
+fixed text, the place). Else a TextLex, a NumberLex, what there is of a literal or key, SPACE, or a closed key."""
 
 
 class Frame:

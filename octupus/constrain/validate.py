@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema_rs
 
+from octupus.constrain.schema import escape
 from octupus.errors import ConstraintError
 
 MAX_PROBLEMS = 20
@@ -25,15 +26,20 @@ class Validator:
     def __init__(self, schema: dict[str, Any] | bool) -> None:
         try:
             self._validator = jsonschema_rs.Draft202012Validator(schema, pattern_options=_PATTERNS, offline=True)
-        except (jsonschema_rs.ValidationError, ValueError) as error:
-            raise ConstraintError(f"the schema cannot be validated against: {str(error).splitlines()[0]}") from error
+        except jsonschema_rs.ValidationError as error:
+            pointer = "".join(map(escape, error.instance_path))
+            reason = f"the schema cannot be validated against: {error.message[:300]}"
+            raise ConstraintError(reason, pointer=pointer, keyword=pointer.split("/")[-1]) from error
+        except ValueError as error:
+            raise ConstraintError(f"the schema cannot be validated against: {str(error)[:300]}") from error
 
     def problems(self, value: Any) -> list[str]:
-        """What is wrong with ``value``, each with its JSON pointer; empty where it satisfies the schema."""
+        """What is wrong with ``value``, each with its JSON pointer and the keyword; empty where nothing is."""
         found = []
         for error in self._validator.iter_errors(value):
-            pointer = "".join(f"/{step}" for step in error.instance_path) or "/"
-            found.append(f"{pointer}: {error.message[:500]}")
+            pointer = "".join(map(escape, error.instance_path)) or "/"
+            keyword = next((str(step) for step in reversed(error.schema_path) if isinstance(step, str)), "false")
+            found.append(f"{pointer}: {error.message[:500]} (keyword {keyword!r})")
             if len(found) == MAX_PROBLEMS:
                 break
         return found

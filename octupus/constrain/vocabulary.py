@@ -216,6 +216,20 @@ class Vocabulary:
         """Tokens that keep UTF-8 whole from this state on (a character may be left open at the end)."""
         return self._texts[state]
 
+    def spelling(self, text: bytes, ends: bool) -> list[int]:
+        """The tokens that write ``text``; where it goes on, only those that no longer token could take the place of."""
+        if self.encode is None:
+            return []
+        ids, at, data = self.encode(text.decode(errors="ignore")), 0, text
+        for place, id in enumerate(ids):
+            node: Trie | None = self.trie
+            for byte in data[at:]:
+                node = node.children.get(byte) if node is not None else None
+            if not ends and node is not None and len(node):
+                return ids[:place]
+            at += len(self.tokens[id] or b"")
+        return ids
+
     def string(self, node: Trie) -> StringTokens:
         """What the tokens below ``node`` do inside a JSON string."""
         table = self._strings.get(id(node))

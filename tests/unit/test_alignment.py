@@ -1,4 +1,4 @@
-"""Law 4 of the wire format: the grammar that a training example's own tools make allows every supervised token, and the end."""
+"""Law 4 of the wire: the grammar of a training example's own tools allows every supervised token, and the end."""
 
 from __future__ import annotations
 
