@@ -23,6 +23,8 @@ from octupus.wire import CallGrammar, Conversation, Message, ToolCall, Wire
 
 Calls = list[tuple[str, dict[str, Any]]]
 DONE, CANNOT = "Done.", "None of the available functions can help with this."
+JOINED = "I have updated some more functions you can choose from."
+"""What the harness says in the user's place when tools join."""
 DEFAULTS = {"string": "x", "integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}}
 
 
@@ -31,6 +33,7 @@ class Planned:
     """What a perfect model does in one entry: calls by turn, and the text where a turn has none."""
 
     tools: list[dict[str, Any]]
+    late: int
     systems: list[str]
     users: list[str]
     turn_lengths: list[int]
@@ -51,6 +54,7 @@ class Truth:
             self.by_opening[_opening([(m["role"], m["content"]) for m in spoken])].append(
                 Planned(
                     tools=question.tools,
+                    late=question.late,
                     systems=[m["content"] for m in question.turns[0] if m["role"] == "system"],
                     users=[m["content"] for turn in question.turns for m in turn if m["role"] == "user"],
                     turn_lengths=[max(1, sum(m["role"] != "system" for m in turn)) for turn in question.turns],
@@ -80,17 +84,21 @@ class Truth:
         found = [e for n in range(len(said), 0, -1) for e in self.by_opening.get(_opening(said[:n]), ())]
         if not found:
             raise LookupError(f"no BFCL entry opens with {said[0][1][:80]!r}")
-        users = [m.content for m in spoken if m.role == "user"]
+        users = [m.content for m in spoken if m.role == "user" and not m.content.startswith(JOINED)]
         offered = json.dumps(tools, sort_keys=True)
         tests = (
-            lambda e: {t["function"]["name"] for t in tools} <= {t["function"]["name"] for t in e.tools},
-            lambda e: e.users[: len(users)] == users or len(e.turn_lengths) != len(e.users),
+            lambda e: _names(e.tools[: len(e.tools) - e.late]) <= _names(tools) <= _names(e.tools),
+            lambda e: e.users[: len(users)] == users,
             lambda e: json.dumps(e.tools, sort_keys=True) == offered,
             lambda e: e.systems == list(systems),
         )
         for test in tests:
             found = [e for e in found if test(e)] or found
         return found[0]
+
+
+def _names(tools: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {tool["function"]["name"] for tool in tools}
 
 
 def _opening(said: Sequence[tuple[str, str]]) -> str:

@@ -47,12 +47,13 @@ def harness_python() -> Path:
 
 @dataclass(frozen=True)
 class Question:
-    """One BFCL entry: its turns' messages, and its tools with those that join later."""
+    """One BFCL entry: its turns' messages, and its tools; the last ``late`` of them join at a later turn."""
 
     id: str
     category: str
     turns: list[list[dict[str, Any]]]
     tools: list[dict[str, Any]]
+    late: int = 0
 
 
 class BfclData:
@@ -87,7 +88,8 @@ class BfclData:
         for row in self.rows("questions"):
             if row["category"] in categories and "_prereq_" not in row["id"]:
                 late = [digest for digests in row["added"].values() for digest in digests]
-                yield Question(row["id"], row["category"], row["turns"], [tools[d] for d in (*row["tools"], *late)])
+                shown = [tools[digest] for digest in (*row["tools"], *late)]
+                yield Question(row["id"], row["category"], row["turns"], shown, len(late))
 
 
 @dataclass(frozen=True)

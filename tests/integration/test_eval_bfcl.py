@@ -204,7 +204,8 @@ def test_traps_are_named(tmp_path: Path) -> None:
     [("simple_java", 89.00), ("live_simple", 99.22), ("live_multiple", 99.72), ("multi_turn_long_context", 100.0)]
     + [(name, 100.0) for name in ("simple_python", "simple_javascript", "multiple", "parallel", "parallel_multiple")]
     + [(name, 100.0) for name in ("irrelevance", "live_parallel", "live_parallel_multiple", "live_irrelevance")]
-    + [(f"multi_turn_{name}", 100.0) for name in ("base", "miss_func", "miss_param")]
+    # The truth of multi_turn_miss_func_49 calls a tool before it is on offer: right for the harness, illegal for us.
+    + [("multi_turn_base", 100.0), ("multi_turn_miss_func", 99.5), ("multi_turn_miss_param", 100.0)]
     + [(name, 100.0) for name in ("live_relevance", "memory_kv", "memory_rec_sum")],
 )
 @pytest.mark.parametrize("wrong", [False, True])
