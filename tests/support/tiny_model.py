@@ -1,37 +1,52 @@
-"""A checkpoint that vLLM can serve: the tiny tokenizer's folder with a random Qwen2 of 0.2 million parameters."""
+"""A checkpoint that vLLM can serve: the tiny tokenizer's folder with random Qwen2 weights, written without torch."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+from safetensors.numpy import save_file
+
 from tests.support.tiny import tiny_folder, tiny_tokenizer
+
+ROWS, HIDDEN, INNER, LAYERS, HEADS = 1024, 64, 128, 2, 2
 
 
 def tiny_model(folder: Path, seed: int = 0) -> Path:
     """Write it to ``folder``; the same seed gives the same weights."""
-    import torch
-    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
-
     shutil.copytree(tiny_folder(), folder)
-    eos = tiny_tokenizer().eos_id
-    config = Qwen2Config(
-        vocab_size=1024,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=eos,
-        pad_token_id=None,
-        dtype="float32",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Qwen2ForCausalLM(config)
-    model.generation_config = GenerationConfig(eos_token_id=eos)
-    model.save_pretrained(folder)
+    config = {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "dtype": "float32",
+        "vocab_size": ROWS,
+        "hidden_size": HIDDEN,
+        "intermediate_size": INNER,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS,
+        "hidden_act": "silu",
+        "max_position_embeddings": 8192,
+        "rope_theta": 10000.0,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        "eos_token_id": tiny_tokenizer().eos_id,
+    }
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    rng = np.random.default_rng(seed)
+
+    def drawn(*shape: int) -> np.ndarray:
+        return rng.normal(0, 0.02, shape).astype(np.float32)
+
+    weights = {"model.embed_tokens.weight": drawn(ROWS, HIDDEN), "model.norm.weight": np.ones(HIDDEN, np.float32)}
+    for layer in range(LAYERS):
+        inside = {f"self_attn.{name}_proj.weight": drawn(HIDDEN, HIDDEN) for name in "qkvo"}
+        inside |= {f"self_attn.{name}_proj.bias": drawn(HIDDEN) for name in "qkv"}
+        inside |= {f"mlp.{name}_proj.weight": drawn(INNER, HIDDEN) for name in ("gate", "up")}
+        inside |= {f"{name}_layernorm.weight": np.ones(HIDDEN, np.float32) for name in ("input", "post_attention")}
+        inside["mlp.down_proj.weight"] = drawn(HIDDEN, INNER)
+        weights |= {f"model.layers.{layer}.{name}": value for name, value in inside.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

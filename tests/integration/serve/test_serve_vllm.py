@@ -9,6 +9,7 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -20,7 +21,7 @@ from octupus.runs import Run
 from tests.support.launched import Launched, marked
 from tests.support.tiny_model import tiny_model
 
-pytest.importorskip("vllm", reason="vLLM is not installed (make setup)")
+pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed (make setup)")
 
 ITEM = {"type": "object", "properties": {"sku": {"type": "string", "maxLength": 8}, "n": {"type": "integer"}}}
 PARAMETERS: dict[str, Any] = {
