@@ -23,14 +23,15 @@ ROOMS = {
 }
 
 BUDGETS = {
-    "octupus.wire": 900,
-    "octupus.constrain": 1500,
-    "octupus.serve": 1800,
+    "octupus.wire": 1300,
+    "octupus.constrain": 3000,
+    "octupus.data": 2000,
+    "octupus.serve": 2600,
     "octupus.train": 1300,
     "octupus.teacher": 700,
-    "slurm": 1800,
+    "slurm": 2300,
     "data_recipes": 1800,
-    "eval": 1500,
+    "eval": 1900,
 }
 
 # octupus.tokenizer is the one implementation of wire's Tokenizer protocol; wire itself must not know it.
