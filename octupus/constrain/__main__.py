@@ -80,13 +80,14 @@ def explain(
     for place, token in enumerate(ids):
         state.fill(row)
         allowed = constraint.vocabulary.unpack(row)
+        forced = ", forced" if state.forced()[:1] == [token] else ""
         shown = added[token] if token in added else repr(_text(constraint, token))
         if not state.advance(token):
             others = [added[t] if t in added else repr(_text(constraint, t)) for t in allowed[:SHOWN]]
             rest = f" and {len(allowed) - SHOWN} more" if len(allowed) > SHOWN else ""
             yield f"{place:4} {shown:24} REFUSED; allowed here: {' '.join(others)}{rest}", False
             break
-        yield f"{place:4} {shown:24} {'forced' if len(allowed) == 1 else f'1 of {len(allowed)}'}", True
+        yield f"{place:4} {shown:24} 1 of {len(allowed)}{forced}", True
     by_name = {tool.name: tool for tool in tools}
     for call in calls:
         if call.name in by_name:

@@ -20,10 +20,13 @@ class ConstraintLogitsProcessor:
 
     Args:
         prompt_length: tokens of the prompt, padding included: what follows is the answer.
+        beams: as ``num_beams``. A search keeps dead beams, which hold tokens that were not allowed, where fewer are
+            alive: with more than one beam such a row is forbidden everything; with one it is an error.
     """
 
-    def __init__(self, constraint: Constraint, grammar: CallGrammar, prompt_length: int) -> None:
-        self._constraint, self._grammar, self._prompt_length = constraint, grammar, prompt_length
+    def __init__(self, constraint: Constraint, grammar: CallGrammar, prompt_length: int, beams: int = 1) -> None:
+        self._constraint, self._grammar = constraint, grammar
+        self._prompt_length, self._beams = prompt_length, beams
         self._rows: list[tuple[list[int], CallState]] = []
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
@@ -38,26 +41,27 @@ class ConstraintLogitsProcessor:
         while len(self._rows) < len(answers):
             self._rows.append(([], self._constraint.start(self._grammar)))
         for row, answer in enumerate(answers):
-            state = self._follow(row, answer)
+            known, state = self._follow(row, answer)
             if state.terminated:
                 masks[row] = -1  # what stands behind the end is padding
-            else:
+            elif len(known) == len(answer):
                 state.fill(masks[row])
+            elif self._beams == 1:
+                token = answer[len(known)]
+                raise ConstraintError(f"token {token} stands in an answer in which it was not allowed")
         allowed = np.unpackbits(masks.view(np.uint8), axis=1, bitorder="little")[:, :size].astype(bool)
         return scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -float("inf"))
 
-    def _follow(self, row: int, answer: list[int]) -> CallState:
-        """The row's state behind ``answer``; beams may have put another row's tokens here."""
+    def _follow(self, row: int, answer: list[int]) -> tuple[list[int], CallState]:
+        """The row's tokens as far as they are legal, and the state behind them; beams put other rows' tokens here."""
         known, state = self._rows[row]
-        same = next(
-            (i for i, (a, b) in enumerate(zip(known, answer, strict=False)) if a != b), min(len(known), len(answer))
-        )
+        same = 0
+        while same < min(len(known), len(answer)) and known[same] == answer[same]:
+            same += 1
         state.rollback(len(known) - same)
         del known[same:]
         for token in answer[same:]:
-            if state.terminated:
+            if state.terminated or not state.advance(token):
                 break
-            if not state.advance(token):
-                raise ConstraintError(f"token {token} stands in an answer in which it was not allowed")
             known.append(token)
-        return state
+        return known, state
