@@ -21,26 +21,24 @@ class Normal:
     """A schema's normal form.
 
     Args:
-        closed: objects that declare properties and say nothing of others take no others (the arguments of functions).
-        object_only: the root is an object, whatever the schema says.
+        arguments: of a function: the root is an object, whatever the schema says; objects that declare properties and
+            say nothing of others take no others.
 
     Raises:
         ConstraintError: nothing satisfies the schema, or it is beyond the bounds.
     """
 
-    def __init__(self, schema: Any, *, closed: bool = False, object_only: bool = False) -> None:
+    def __init__(self, schema: Any, *, arguments: bool = False) -> None:
         self.document = Document(schema)
         self._logic = Logic(self.document, self._disjoint)
-        self._closed = closed
+        self._closed = arguments
         self._nodes: dict[frozenset[str], Node] = {}
         self._goals: dict[Node, tuple[Location, ...]] = {}
         self._working: set[Node] = set()
         self.keywords: set[Mark] = set()
         """(pointer, keyword) of every assertion met."""
-        goal = [self.document.root]
-        if object_only:
-            goal.append(self.document.root.instead({"type": "object"}, "arguments"))
-        self.root = self._node(tuple(goal))
+        self._arguments = self.document.root.instead({"type": "object"}, "arguments")
+        self.root = self._node((self.document.root, *([self._arguments] if arguments else [])))
         productive = self._productive(self.root)
         if self.root not in productive:
             raise ConstraintError("no value satisfies the schema")
@@ -158,7 +156,11 @@ class Normal:
         node.min_properties, node.max_properties = least or 0, most
         needed = dict.fromkeys(n for at in parts for n in at.schema.get("required", []))
         names = dict.fromkeys(n for at in parts for n in at.schema.get("properties", {}))
-        shut = self._closed and names and not any(k in at.schema for at in parts for k in keywords.OPEN)
+        # An inner object that declares no property is a free one; a function that declares none takes no arguments.
+        declares = names or (
+            any(at is self._arguments for at in parts) and any("properties" in at.schema for at in parts)
+        )
+        shut = self._closed and declares and not any(k in at.schema for at in parts for k in keywords.OPEN)
         for name in dict.fromkeys([*names, *needed]):
             goal = [inner for at in parts for inner in keywords.property_of(at, name)]
             text = as_bytes(canonical_json(name)[1:-1])

@@ -74,7 +74,7 @@ def compile_schema(
         if not error.pointer:
             Normal(schema)  # the validator does not say where a reference stands that names nothing
         raise
-    normal = Normal(schema, closed=arguments, object_only=arguments)
+    normal = Normal(schema, arguments=arguments)
     authority: Authority = "lm-format-enforcer"
     left_out = normal.unenforced
     if options.backend == "llguidance" or (options.backend == "auto" and any(k in BY_GUIDANCE for _, k in left_out)):

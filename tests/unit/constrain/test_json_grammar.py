@@ -183,7 +183,10 @@ def test_arguments_are_closed_objects() -> None:
     assert not accepts(schema, '{"a": {"x": 1}}', arguments=True)
     assert not accepts(schema, "[]", arguments=True)
     assert accepts(schema | {"additionalProperties": True}, '{"x": 1}', arguments=True)
-    assert accepts(True, '{"x": 1}', arguments=True)
+    assert accepts(True, '{"x": 1}', arguments=True) and accepts({"type": "object"}, '{"x": 1}', arguments=True)
+    nothing = {"type": "object", "properties": {}}
+    assert accepts(nothing, "{}", arguments=True) and not accepts(nothing, '{"x": 1}', arguments=True)
+    assert accepts({"properties": {"free": nothing}}, '{"free": {"x": 1}}', arguments=True)
 
 
 VALUES = st.recursive(
