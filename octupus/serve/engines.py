@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast, runtime_checkable
@@ -60,8 +60,8 @@ class Engine(Protocol):
 
     def generate(
         self, request_id: str, prompt_ids: list[int], grammar: CallGrammar | None, sampling: Sampling
-    ) -> AsyncIterator[tuple[list[int], str | None] | Step]:
-        """Ids as they are produced; the last item names the reason. Closing the iterator ends the work.
+    ) -> AsyncGenerator[tuple[list[int], str | None] | Step, None]:
+        """Ids as they are produced; the last item names the reason. Closing the generator ends the work.
 
         Raises:
             RequestFailed: this request cannot be carried out.

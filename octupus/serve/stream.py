@@ -100,6 +100,11 @@ class Turn:
         self.stop = StopMatcher(job.stops) if job.stops else None
         self._waiting: list[Item] = []
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has come."""
+        return self.stop is not None and self.stop.hit
+
     async def items(self, ids: Sequence[int]) -> list[Item]:
         self.tokens += len(ids)
         return await self._items(self.parser.feed(ids))
@@ -158,10 +163,10 @@ class Turn:
 
     async def finish(self, reason: str | None) -> list[Item]:
         """The last items. A turn that ended by itself is named as OpenAI does; a cut one says which call it cut."""
-        if reason == "stop" and not self.parser.ended and not (self.stop and self.stop.hit):
+        if reason == "stop" and not self.parser.ended and not self.stopped:
             out = await self._items(self.parser.feed([self.job.wire.end_id]))
             return [*out, self._ended()]
-        if self.parser.ended or (self.stop and self.stop.hit):
+        if self.parser.ended or self.stopped:
             return [self._ended()]
         if reason != "length":
             raise ApiError(f"the engine ended the request early ({reason}); ask again", status=503, retry_after_s=1)
@@ -185,34 +190,22 @@ async def run_turn(engine: Engine, job: Job) -> AsyncGenerator[list[Item], None]
     finish: str | None = None
     out: list[Item] = []
     try:
-        async with aclosing(_closable(engine, job)) as steps:
+        async with aclosing(engine.generate(job.request_id, job.prompt_ids, job.grammar, job.sampling)) as steps:
             async for step in steps:
                 finish = step[1]
-                if len(step) > 2 and step[2]:
-                    out = await _with_logprobs(turn, step[0], step[2])
-                else:
-                    out = await turn.items(step[0])
-                if finish is not None or (turn.stop and turn.stop.hit):
+                logprobs = step[2] if len(step) > 2 else ()
+                out = await _with_logprobs(turn, step[0], logprobs) if logprobs else await turn.items(step[0])
+                if finish is not None or turn.stopped:
                     break
                 if out:
                     yield out
                     out = []
         yield [*out, *await turn.finish(finish)]
     except WireError as error:
-        raise ApiError(
-            f"the engine wrote what is no turn of this wire format ({error})", status=500, code="illegal_turn"
-        ) from error
-
-
-async def _closable(engine: Engine, job: Job) -> AsyncGenerator[Any, None]:
-    """The engine's iterator, with an abort behind it however it is left."""
-    done = False
-    try:
-        async for step in engine.generate(job.request_id, job.prompt_ids, job.grammar, job.sampling):
-            done = step[1] is not None
-            yield step
+        why = f"the engine wrote what is no turn of this wire format ({error})"
+        raise ApiError(why, status=500, code="illegal_turn") from error
     finally:
-        if not done:
+        if finish is None:
             await engine.abort(job.request_id)
 
 
