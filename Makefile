@@ -82,8 +82,7 @@ test-full: #+ every test that needs neither a cluster nor a GPU; hours
 	$(READY)
 	$(PY) -m pytest -q -m "not cluster and not gpu"
 
-clean: #+ caches of the tools; RUN=<name> deletes that run; ALL=1 the environments too
-	if [ -n "$$RUN" ]; then $(STATUS) clean; fi
+clean: #+ caches of the tools; ALL=1 the environments too
 	find octupus slurm data_recipes eval tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 	if [ -n "$$ALL" ]; then rm -rf .venv .venv-bfcl .cache; fi

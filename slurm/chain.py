@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import Literal
 
-from octupus.config import Recipe, TrainSection
+from octupus.config import Recipe
 from octupus.errors import ConfigError
 from octupus.runs import Run
 
@@ -90,29 +92,18 @@ class Planned:
 def chain_of(recipe: Recipe, steps: Sequence[Step] = CHAIN) -> tuple[Step, ...]:
     """The steps that this recipe has, with waiting only for steps that it has."""
     kept = {step.name: step for step in steps if step.wanted(recipe)}
-    return tuple(_waiting_only_for(step, kept) for step in kept.values())
-
-
-def _waiting_only_for(step: Step, kept: Collection[str]) -> Step:
-    return Step(**{**vars(step), "after": tuple(name for name in step.after if name in kept)})
+    return tuple(replace(step, after=tuple(name for name in step.after if name in kept)) for step in kept.values())
 
 
 def input_hashes(recipe: Recipe, steps: Sequence[Step]) -> dict[str, str]:
     """For each step a hash over everything in the recipe that decides its outputs."""
     values, hashes = recipe.model_dump(mode="json"), dict[str, str]()
     for step in steps:
-        mine = {path: _at(values, path) for path in step.decided_by}
+        mine = {path: reduce(operator.getitem, path.split("."), values) for path in step.decided_by}
         before = {name: hashes[name] for name in step.after}
         text = json.dumps([step.name, mine, before], sort_keys=True, ensure_ascii=False)
         hashes[step.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
     return hashes
-
-
-def _at(values: Mapping[str, Any], path: str) -> Any:
-    found: Any = values
-    for key in path.split("."):
-        found = found[key]
-    return found
 
 
 def upstream(goals: Collection[str], steps: Sequence[Step]) -> list[Step]:
@@ -164,12 +155,8 @@ def plan(
                 f"the data of recipe {recipe.name!r} need the teacher's answers, and the teacher runs only when asked: "
                 f"make teacher RECIPE={recipe.name}, or the whole chain with make all RECIPE={recipe.name}"
             )
-    return list(_drop_idle_services(planned, goals))
-
-
-def _drop_idle_services(planned: Sequence[Planned], goals: Collection[str] | None) -> Iterator[Planned]:
     needed = {name for p in planned if p.action == "run" for name in p.step.beside} | set(goals or ())
-    yield from (p for p in planned if not p.step.service or p.name in needed)
+    return [p for p in planned if not p.step.service or p.name in needed]
 
 
 def _decide(step: Step, run: Run, inputs: str, anew: bool) -> Planned:
@@ -199,17 +186,13 @@ def put_aside(run: Run, step: Step) -> None:
 
 def ranks_of(recipe: Recipe, stage: str) -> tuple[int, int]:
     """Nodes and processes a node of a stage."""
-    sections: dict[str, TrainSection] = {"stage1": recipe.stage1, "stage2": recipe.stage2}
-    section = sections.get(stage)
-    return (section.nodes, section.ranks_per_node) if section is not None else (1, 1)
+    sections = {"stage1": recipe.stage1, "stage2": recipe.stage2}
+    return (sections[stage].nodes, sections[stage].ranks_per_node) if stage in sections else (1, 1)
 
 
 def gpus_of(recipe: Recipe, stage: str) -> int:
     """GPUs a node that a stage uses where the cluster has any."""
-    if stage in ("stage1", "stage2"):
-        return ranks_of(recipe, stage)[1]
-    if stage in ("serve", "baseline"):
-        return recipe.serve.tensor_parallel
-    if stage == "teacher" and recipe.teacher.engine == "vllm":
-        return int(recipe.teacher.engine_args.get("tensor_parallel_size", 1))
-    return 0
+    teacher = recipe.teacher.engine_args.get("tensor_parallel_size", 1) if recipe.teacher.engine == "vllm" else 0
+    serving = recipe.serve.tensor_parallel
+    used = {"serve": serving, "baseline": serving, "teacher": int(teacher)}
+    return ranks_of(recipe, stage)[1] if stage in ("stage1", "stage2") else used.get(stage, 0)

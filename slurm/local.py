@@ -24,7 +24,7 @@ from slurm import chain, ranks, reap
 from slurm.chain import Planned
 from slurm.claim import Claim, mark_over
 from slurm.jobs import StageJob
-from slurm.view import View
+from slurm.view import View, shown
 
 POLL_S = 0.2
 LOG_LINES = 12
@@ -103,17 +103,16 @@ class LocalChain:
         recipe: Recipe,
         planned: Sequence[Planned],
         jobs: Mapping[str, type[StageJob]],
-        *,
         python: str,
         environment: Mapping[str, str],
+        *,
         code: str = "",
         again: str = "make demo",
-        view: View | None = None,
     ) -> None:
         self.claim, self.recipe, self.planned, self.jobs = claim, recipe, planned, jobs
         self.run = claim.run
         self.python, self.environment, self.code, self.again = python, environment, code, again
-        self.view = view or View(self.run, planned)
+        self.view = View(self.run, planned)
         self.services: list[Launched] = []
         self._signal = 0
 
@@ -224,10 +223,8 @@ class LocalChain:
             link.unlink(missing_ok=True)
             link.symlink_to(launched.log(rank).relative_to(stage.log))
         row = {"stage": planned.name, "job_id": launched.job.job_id, "attempt": attempt, "executor": "local"}
-        logs = [str(launched.log(rank).relative_to(self.run.path)) for rank in range(count)]
-        append_jsonl(
-            self.run.path / "jobs.jsonl", {**row, "after": planned.step.after, "logs": logs, "at": time.time()}
-        )
+        row |= {"logs": [str(launched.log(rank).relative_to(self.run.path)) for rank in range(count)]}
+        append_jsonl(self.run.path / "jobs.jsonl", {**row, "after": planned.step.after, "at": time.time()})
         self.view.show()
         return launched
 
@@ -263,7 +260,7 @@ class LocalChain:
         tail = [line for line in _tail(launched.log(rank), LOG_LINES) if why not in line]
         if tail:
             lines += ["  the last lines of its log:", *(f"    {line}" for line in tail)]
-        lines.append(f"  log: {_shown(launched.log(rank))}")
+        lines.append(f"  log: {shown(launched.log(rank))}")
         if left:
             lines.append(f"  not started: {', '.join(left)}")
         lines.append(f"  next: mend the cause, then `{self.again}` goes on from here")
@@ -296,9 +293,3 @@ def _tail(path: Path, lines: int) -> list[str]:
         return []
     kept = [line.rstrip() for line in text[-20000:].splitlines() if line.strip() and not line.startswith("submitit ")]
     return kept[-lines:]
-
-
-def _shown(path: Path) -> Path:
-    """A path as short as it can be given from here."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path

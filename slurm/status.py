@@ -1,4 +1,4 @@
-"""``python -m slurm.status status|logs|cancel|endpoint|clean``: what runs are doing, and ending them.
+"""``python -m slurm.status status|logs|cancel|endpoint``: what runs are doing, and ending them.
 
 Reads RUN (else RECIPE), STAGE and RANK from the environment, as make hands them over.
 """
@@ -6,7 +6,6 @@ Reads RUN (else RECIPE), STAGE and RANK from the environment, as make hands them
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -99,18 +98,6 @@ def cancel(run: Run, stage: str) -> None:
     print(f"{what}: nothing was running" if not count else f"{what}: ended, {count} processes")
 
 
-def clean(run: Run) -> None:
-    """Delete a run folder.
-
-    Raises:
-        ConfigError: something of it still runs.
-    """
-    if reap.marked(run.path):
-        raise ConfigError(f"run {run.name} is being worked on; make cancel RUN={run.name} first")
-    shutil.rmtree(run.path)
-    print(f"deleted {run.path}")
-
-
 def main(words: Sequence[str], given: Mapping[str, str]) -> int:
     command, console = (words[0] if words else ""), Console()
     named = bool(given.get("RUN") or given.get("RECIPE"))
@@ -127,10 +114,8 @@ def main(words: Sequence[str], given: Mapping[str, str]) -> int:
         elif command == "endpoint":
             if not tell_endpoint(the_run(given)):
                 raise ConfigError(f"run {the_run(given).name} has no endpoint; make serve RUN={the_run(given).name}")
-        elif command == "clean" and given.get("RUN"):
-            clean(the_run(given))
         else:
-            raise ConfigError("usage: python -m slurm.status status | logs | cancel | endpoint | clean (with RUN=)")
+            raise ConfigError("usage: python -m slurm.status status | logs | cancel | endpoint")
     except OctupusError as error:
         print(f"octupus: {error}", file=sys.stderr)
         return error.exit_code

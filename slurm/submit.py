@@ -6,6 +6,7 @@ ever seeing them.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import os
@@ -30,6 +31,7 @@ from slurm import chain, cluster, reap
 from slurm.chain import Planned
 from slurm.claim import Claim
 from slurm.cluster import Cluster
+from slurm.env.setup import has_gpu
 from slurm.jobs import JOBS, Frozen, frozen, newest_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +52,8 @@ class Asked:
     overrides: tuple[str, ...] = ()
     dry: bool = False
     fresh: bool = False
+    again: str = "make demo"
+    """The command that goes on from here."""
 
     @classmethod
     def of(cls, words: Sequence[str], environment: Mapping[str, str]) -> Asked:
@@ -66,6 +70,7 @@ class Asked:
             overrides = tuple(shlex.split(given["SET"]))
         except ValueError as error:
             raise ConfigError(f"SET={given['SET']!r}: {error}; quote values as a shell would") from error
+        kept = [f"{key}={shlex.quote(given[key])}" for key in ("RECIPE", "RUN", "CLUSTER", "SET") if given[key]]
         return cls(
             goals=tuple(goals) if command == "stage" else None,
             recipe=given["RECIPE"] or ("demo" if command == "demo" else None),
@@ -74,18 +79,8 @@ class Asked:
             overrides=overrides,
             dry=given["DRY"] not in ("", "0"),
             fresh=given["FRESH"] not in ("", "0"),
+            again=" ".join(["make", *(goals or [command]), *kept]),
         )
-
-    def again(self, recipe: Recipe, run: Run) -> str:
-        """The make command that goes on from here."""
-        if self.goals is None:
-            words = ["make", "demo"] if recipe.name == "demo" else ["make", "all", f"RECIPE={recipe.name}"]
-        else:
-            words = ["make", *self.goals, f"RECIPE={recipe.name}"]
-        words += [f"RUN={run.name}"] if run.name != recipe.name else []
-        words += [f"CLUSTER={self.cluster}"] if self.cluster != "local" else []
-        words += [f'SET="{" ".join(shlex.quote(o) for o in self.overrides)}"'] if self.overrides else []
-        return " ".join(words)
 
 
 def runs_folder() -> Path:
@@ -115,10 +110,6 @@ def resolve(asked: Asked) -> tuple[Recipe, Run]:
     name = asked.recipe or (frozen(known).recipe.name if asked.run else DEFAULT_RECIPE)
     recipe = config.load(name, asked.overrides)
     return recipe, run_named(asked.run or recipe.name)
-
-
-def has_gpu() -> bool:
-    return Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi") is not None
 
 
 def check_can_run(recipe: Recipe, where: Cluster, planned: Sequence[Planned]) -> None:
@@ -297,32 +288,20 @@ def _run_here(asked: Asked, recipe: Recipe, claim: Claim, where: Cluster, planne
     print(f"run {run.name}: recipe {recipe.name}, {run.path}", flush=True)
     if changed:
         print(f"  the recipe has changed since: {'; '.join(changed[:8])}{' ...' if len(changed) > 8 else ''}")
-    _tell_old_code(run, planned, value.code)
-    local = LocalChain(
-        claim,
-        recipe,
-        planned,
-        JOBS,
-        python=cluster.python(where),
-        environment=environment(run, value.code, where),
-        code=value.code,
-        again=asked.again(recipe, run),
-    )
+    states = {p.name: run.stage(p.name).state() for p in planned if p.action == "reuse"}
+    old = [name for name, state in states.items() if state is not None and state.code not in ("", value.code)]
+    if old:
+        print(f"  done with older code and kept: {', '.join(old)} (FRESH=1 runs them anew)", flush=True)
+    jobs = environment(run, value.code, where)
+    here = LocalChain(claim, recipe, planned, JOBS, cluster.python(where), jobs, code=value.code, again=asked.again)
     if asked.goals == ("serve",):
-        local.serve(planned[0])
+        here.serve(planned[0])
         tell_endpoint(run)
         return 0
-    local.go()
+    here.go()
     if asked.goals is None or {"bfcl", "report"} & set(asked.goals):
         tell_results(run)
     return 0
-
-
-def _tell_old_code(run: Run, planned: Sequence[Planned], code: str) -> None:
-    states = {p.name: run.stage(p.name).state() for p in planned if p.action == "reuse"}
-    old = [name for name, state in states.items() if state is not None and state.code not in ("", code)]
-    if old:
-        print(f"  done with older code and kept: {', '.join(old)} (FRESH=1 runs them anew)", flush=True)
 
 
 def tell_endpoint(run: Run) -> int:
@@ -349,12 +328,16 @@ def main(words: Collection[str] | None = None) -> int:
     """A command line; errors that a user can mend are one sentence and an exit code."""
     try:
         return submit(Asked.of(list(sys.argv[1:] if words is None else words), os.environ))
-    except JobError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return error.exit_code
     except OctupusError as error:
-        print(f"octupus: {error}", file=sys.stderr)
+        print(f"\n{error}" if isinstance(error, JobError) else f"octupus: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"octupus: {error.strerror}: {error.filename or runs_folder()}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -124,12 +124,13 @@ def test_a_failure_names_stage_reason_log_and_what_to_run_next(run: Run, how: st
     assert state is not None and state.status == "failed" and words in state.reason
     assert not reap.marked(run.path)
 
-    behave(run)
-    with command(run) as again:
-        code, _, err = again.end()
-    assert code == 0, err
-    state = run.stage("data").state()
-    assert state is not None and (state.status, state.attempt) == ("done", 2)
+    if how == "fail":
+        behave(run)
+        with command(run) as again:
+            code, _, err = again.end()
+        assert code == 0, err
+        state = run.stage("data").state()
+        assert state is not None and (state.status, state.attempt) == ("done", 2)
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
@@ -160,7 +161,7 @@ def test_a_killed_server_ends_its_client_and_is_named(run: Run) -> None:
     assert status(run, "bfcl") == "failed" and status(run, "stage1") == "done"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_everything_and_the_next_command_goes_on(run: Run, number: signal.Signals) -> None:
     behave(run, stage1="half")
     with command(run) as started:
