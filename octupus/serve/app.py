@@ -53,6 +53,7 @@ def build_app(engine: Engine | EngineFactory, wire: Wire, tokenizer: Tokenizer, 
         app.router.add_post(f"{prefix}/responses", routes.responses)
         app.router.add_get(f"{prefix}/models", routes.models)
         app.router.add_get(f"{prefix}/models/{{model:.+}}", routes.model)
+    app.router.add_get("/metrics", routes.metrics)
     app.router.add_get("/health", routes.health)
     app.router.add_get("/ready", routes.ready)
     return app
@@ -66,11 +67,13 @@ async def _outer(request: web.Request, handler: Handler) -> web.StreamResponse:
         given if given.isascii() and given.isprintable() and 0 < len(given) <= 128 else secrets.token_hex(8)
     )
     began, status = time.monotonic(), 499  # nginx's word for: the client left first
+    metrics = request.app[SERVICE].metrics
     try:
         try:
             response = await handler(request)
         except (OctupusError, web.HTTPException) as error:
             refused = _http_error(error, request) if isinstance(error, web.HTTPException) else as_api_error(error)
+            metrics.count("refusals_total", code=refused.code or "none")
             response = _refusal(refused)
         except Exception:  # a defect of ours: the client gets its shape, the log the traceback
             ACCESS.exception("request %s failed", request[REQUEST_ID])
@@ -81,8 +84,13 @@ async def _outer(request: web.Request, handler: Handler) -> web.StreamResponse:
             response.headers["X-Request-Id"] = request[REQUEST_ID]
         return response
     finally:
+        seconds = time.monotonic() - began
         line = {"id": request[REQUEST_ID], "method": request.method, "path": request.path, "status": status}
-        ACCESS.info(json.dumps({**line, "ms": round((time.monotonic() - began) * 1000)}))
+        ACCESS.info(json.dumps({**line, "ms": round(seconds * 1000)}))
+        route = request.match_info.route.resource
+        metrics.count("requests_total", route=route.canonical if route else "none", status=str(status))
+        if request.method == "POST":
+            metrics.time("request_seconds", seconds)
 
 
 def _refusal(error: ApiError) -> web.Response:

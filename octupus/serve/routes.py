@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -19,7 +19,7 @@ from octupus.serve.errors import ApiError
 from octupus.serve.protocol import Task, read_json, read_task
 from octupus.serve.responses import ResponseWriter, in_our_words, to_chat
 from octupus.serve.service import SERVICE, Service
-from octupus.serve.stream import Item, merged
+from octupus.serve.stream import Finish, Item, merged
 
 REQUEST_ID = web.RequestKey("request_id", str)
 SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -79,53 +79,74 @@ async def _answered(
         fingerprint = "fp_" + service.wire.fingerprint.removeprefix("sha256:")[:12]
         identity = Identity(secrets.token_hex(12), int(time.time()), service.settings.model, fingerprint)
         jobs = await service.jobs(task, identity.id, len(body))
-        writer = make_writer(task, identity, len(jobs[0].prompt_ids), service)
+        prompt_tokens = len(jobs[0].prompt_ids)
+        service.metrics.count("prompt_tokens_total", prompt_tokens)
         ignored = ", ".join(quote(name, safe="")[:64] for name in task.ignored[:20])
         headers = {"X-Octupus-Ignored": ignored} if ignored else {}
-        deadline = asyncio.get_running_loop().time() + service.section.request_timeout_s
         async with aclosing(merged(engine, jobs)) as stream:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    first = await anext(stream)  # what fails before the first token still gets an HTTP status
-                    if not task.request.stream:
-                        writer.add(*first)
-                        async for choice, items in stream:
-                            writer.add(choice, items)
-            except (TimeoutError, asyncio.CancelledError) as error:
-                raise _ended_by_us(service, error) from error
-            if task.request.stream:
-                return await _streamed(request, service, writer, first, stream, deadline, headers)
-        return web.json_response(writer.value(), headers=headers, dumps=written)
+            answer = _Answer(service, make_writer(task, identity, prompt_tokens, service), stream)
+            if not task.request.stream:
+                return web.json_response(await answer.whole(), headers=headers, dumps=written)
+            await answer.begin()  # what fails before the first token still gets an HTTP status
+            response = web.StreamResponse(headers={**SSE, **headers, "X-Request-Id": request[REQUEST_ID]})
+            await response.prepare(request)
+            with suppress(ConnectionResetError):  # the client is gone; leaving closes the stream and ends the work
+                await answer.write(response)
+            return response
 
 
-async def _streamed(
-    request: web.Request,
-    service: Service,
-    writer: Writer,
-    first: tuple[int, list[Item]],
-    stream: AsyncGenerator[tuple[int, list[Item]], None],
-    deadline: float,
-    headers: Mapping[str, str],
-) -> web.StreamResponse:
-    """Write what comes as it comes; an error after the first byte is an event, since the status is out."""
-    response = web.StreamResponse(headers={**SSE, **headers, "X-Request-Id": request[REQUEST_ID]})
-    await response.prepare(request)
-    try:
-        async with asyncio.timeout_at(deadline):
-            await response.write(writer.add(*first))
-            async for choice, items in stream:
-                await response.write(writer.add(choice, items))
-        await response.write(writer.closing())
-    except ConnectionResetError:
-        return response  # the client is gone; leaving closes the stream and aborts the engine's work
-    except OctupusError as error:
-        if isinstance(error, EngineDied):
-            service.fail(str(error))
-        await response.write(writer.failed(as_api_error(error)))
-    except (TimeoutError, asyncio.CancelledError) as error:
-        await response.write(writer.failed(as_api_error(_ended_by_us(service, error))))
-    await response.write_eof()
-    return response
+class _Answer:
+    """One stream of items on its way to a client, within the time that a request has."""
+
+    def __init__(self, service: Service, writer: Writer, stream: AsyncGenerator[tuple[int, list[Item]], None]) -> None:
+        self._service, self._writer, self._stream = service, writer, stream
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._deadline = self._began + service.section.request_timeout_s
+        self._first = b""
+
+    async def begin(self) -> None:
+        """Wait for the first items."""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                self._first = self._take(*await anext(self._stream))
+        except (TimeoutError, asyncio.CancelledError) as error:
+            raise _ended_by_us(self._service, error) from error
+        self._service.metrics.time("first_token_seconds", self._loop.time() - self._began)
+
+    async def whole(self) -> dict[str, Any]:
+        """Drain the stream into one answer."""
+        await self.begin()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                async for choice, items in self._stream:
+                    self._take(choice, items)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            raise _ended_by_us(self._service, error) from error
+        return self._writer.value()
+
+    async def write(self, response: web.StreamResponse) -> None:
+        """Write what comes as it comes; an error is an event, since the status is out."""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await response.write(self._first)
+                async for choice, items in self._stream:
+                    await response.write(self._take(choice, items))
+            await response.write(self._writer.closing())
+        except (OctupusError, TimeoutError, asyncio.CancelledError) as error:
+            if isinstance(error, EngineDied):
+                self._service.fail(str(error))
+            ended = error if isinstance(error, OctupusError) else _ended_by_us(self._service, error)
+            await response.write(self._writer.failed(as_api_error(ended)))
+        await response.write_eof()
+
+    def _take(self, choice: int, items: list[Item]) -> bytes:
+        if isinstance(last := items[-1], Finish):
+            cut, metrics = int(last.incomplete is not None), self._service.metrics
+            metrics.count("completion_tokens_total", last.tokens)
+            metrics.count("calls_total", last.calls - cut, complete="yes")
+            metrics.count("calls_total", cut, complete="no")
+        return self._writer.add(choice, items)
 
 
 def _ended_by_us(service: Service, error: BaseException) -> BaseException:
@@ -165,6 +186,13 @@ async def model(request: web.Request) -> web.Response:
 def _model(service: Service) -> dict[str, object]:
     found = {"id": service.settings.model, "object": "model", "created": service.created, "owned_by": "octupus"}
     return {**found, "max_model_len": service.section.max_model_len}
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """GET /metrics: Prometheus' text form."""
+    service = request.app[SERVICE]
+    text = service.metrics.text(requests_at_work=service.at_work, ready=service.status == "ready")
+    return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
 async def health(request: web.Request) -> web.Response:

@@ -17,6 +17,7 @@ from octupus.constrain import Constraint, Plan, Vocabulary, compile_schema
 from octupus.errors import ConstraintError, OctupusError, WireError
 from octupus.serve.engines import Engine, EngineDied, EngineFactory, Sampling, Supervised
 from octupus.serve.errors import ApiError, refuse
+from octupus.serve.metrics import Metrics
 from octupus.serve.protocol import Task
 from octupus.serve.stream import CallOpened, Job, run_turn
 from octupus.wire import ArgumentsDelta, CallGrammar, ContentDelta, Message, Tool, ToolChoice, Wire
@@ -50,6 +51,7 @@ class Service:
         self.changed = asyncio.Event()
         """Set at every change of status."""
         self.engine: Engine | None = None
+        self.metrics = Metrics()
         self.expired = False
         self.created = int(time.time())
         self.last_request = time.monotonic()

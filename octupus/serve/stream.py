@@ -39,6 +39,7 @@ class Finish:
 
     reason: str
     tokens: int
+    calls: int = 0
     incomplete: int | None = None
 
 
@@ -174,10 +175,11 @@ class Turn:
         cut = None
         if self.open and await self._problem(len(self.names) - 1):
             cut = len(self.names) - 1
-        return [*out, Finish("length", self.tokens, cut)]
+        return [*out, Finish("length", self.tokens, len(self.names), cut)]
 
     def _ended(self) -> Finish:
-        return Finish("tool_calls" if self.names and not self.job.named else "stop", self.tokens)
+        calls = len(self.names)
+        return Finish("tool_calls" if calls and not self.job.named else "stop", self.tokens, calls)
 
 
 async def run_turn(engine: Engine, job: Job) -> AsyncGenerator[list[Item], None]:

@@ -361,3 +361,16 @@ def test_an_engine_that_masks_nothing_never_becomes_ready() -> None:
         reply = httpx.get(server.url + "/ready")
         assert reply.status_code == 503 and "mask is not live" in reply.json()["reason"]
         assert httpx.post(server.url + "/v1/chat/completions", json={}).status_code == 503
+
+
+def test_metrics_tell_what_was_answered() -> None:
+    with served(script=as_told) as server:
+        ask(server, {"calls": [["ping", {}]]}, tools=TOOLS)
+        list(ask(server, {"content": "Hi"}, stream=True))
+        httpx.post(server.url + "/v1/chat/completions", json={"messages": []})
+        text = httpx.get(server.url + "/metrics").text
+    told = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert told['octupus_requests_total{route="/v1/chat/completions",status="200"}'] == "2"
+    assert told['octupus_requests_total{route="/v1/chat/completions",status="400"}'] == "1"
+    assert told['octupus_calls_total{complete="yes"}'] == "1" and told["octupus_ready"] == "1"
+    assert told["octupus_request_seconds_count"] == "3" == told['octupus_request_seconds_bucket{le="+Inf"}']
