@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import operator
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -97,9 +96,10 @@ def chain_of(recipe: Recipe, steps: Sequence[Step] = CHAIN) -> tuple[Step, ...]:
 
 def input_hashes(recipe: Recipe, steps: Sequence[Step]) -> dict[str, str]:
     """For each step a hash over everything in the recipe that decides its outputs."""
-    values, hashes = recipe.model_dump(mode="json"), dict[str, str]()
+    # What stands at its default is left out: a recipe section that gains a field does not make old results stale.
+    values, hashes = recipe.model_dump(mode="json", exclude_defaults=True), dict[str, str]()
     for step in steps:
-        mine = {path: reduce(operator.getitem, path.split("."), values) for path in step.decided_by}
+        mine = {path: reduce(lambda at, key: at.get(key, {}), path.split("."), values) for path in step.decided_by}
         before = {name: hashes[name] for name in step.after}
         text = json.dumps([step.name, mine, before], sort_keys=True, ensure_ascii=False)
         hashes[step.name] = hashlib.sha256(text.encode()).hexdigest()[:16]

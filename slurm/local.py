@@ -291,5 +291,7 @@ def _tail(path: Path, lines: int) -> list[str]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    kept = [line.rstrip() for line in text[-20000:].splitlines() if line.strip() and not line.startswith("submitit ")]
+    kept = [
+        line.rstrip() for line in text[-20000:].splitlines() if line.strip() and " submitit " not in f" {line[:40]}"
+    ]
     return kept[-lines:]

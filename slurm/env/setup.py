@@ -138,6 +138,7 @@ class Install(threading.Thread):
         self.stamp = wanted_stamp(name, device, version)
         self.step, self.problem, self.seconds = "starting", "", 0.0
         self.process: subprocess.Popen[str] | None = None
+        self.stopping = False
 
     @property
     def bin(self) -> Path:
@@ -202,6 +203,8 @@ class Install(threading.Thread):
         return self.call(what, [*command, "--progress-bar", "off", *arguments], count, may_fail=True)
 
     def call(self, what: str, command: list[str], count: int = 1, may_fail: bool = False) -> bool:
+        if self.stopping:
+            raise Problem("interrupted")
         self.step = what
         with self.log.open("a") as log:
             log.write(f"$ {' '.join(command[:8])} ...\n")
@@ -254,6 +257,7 @@ def build(missing: list[str], device: str, python: str, version: str) -> None:
         watch(installs)
     except KeyboardInterrupt:
         for install in installs:
+            install.stopping = True
             if install.process is not None and install.process.poll() is None:
                 install.process.kill()
         raise

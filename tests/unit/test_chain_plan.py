@@ -69,6 +69,11 @@ def test_what_changed_runs_again_with_everything_after_it(tmp_path: Path, change
     assert all(p.discard and "inputs have changed" in p.why for p in planned if p.action == "run" and p.name != "serve")
 
 
+def test_a_value_spelled_out_that_is_the_default_changes_nothing(tmp_path: Path) -> None:
+    steps = chain.chain_of(recipe())
+    assert chain.input_hashes(recipe(stage1={"lr": 2e-5}), steps) == chain.input_hashes(recipe(), steps)
+
+
 def test_what_was_cut_off_goes_on_and_its_folder_is_kept(tmp_path: Path) -> None:
     run = Run(tmp_path)
     planned = chain.plan(recipe(), run)
