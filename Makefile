@@ -4,8 +4,10 @@
 PYTHON ?= python3
 VARIABLES := RECIPE RUN CLUSTER SET DRY WAIT FRESH STAGE RANK MODEL OUT N DEVICE TORCH_INDEX_URL ALL
 # Values reach the programs through the environment and as they were typed: neither make nor a shell ever expands them.
-$(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
-export $(VARIABLES)
+# Only what was given is exported: an empty RANK would make DeepSpeed believe that a launcher had numbered it.
+GIVEN := $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),,$(name)))
+$(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
+export $(GIVEN)
 
 READY := $(PYTHON) slurm/env/setup.py
 PY := .venv/bin/python

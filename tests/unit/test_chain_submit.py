@@ -183,6 +183,17 @@ def test_make_hands_values_over_unexpanded(tmp_path: Path) -> None:
     assert done.stdout == value and not (tmp_path / "made").exists()
 
 
+def test_make_exports_what_was_given_and_nothing_else(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path / "Makefile")
+    (tmp_path / "probe.mk").write_text("probe:\n\tenv\n")
+    command = ["make", "-s", "-f", "Makefile", "-f", "probe.mk", "probe", "STAGE=stage1"]
+    env = {"PATH": os.environ["PATH"], "RUN": "mine"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    seen = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert (seen["STAGE"], seen["RUN"]) == ("stage1", "mine")
+    assert not {"RANK", "RECIPE", "SET", "DEVICE"} & {*seen}  # an empty RANK stops DeepSpeed in a process of its own
+
+
 def test_help_lists_the_everyday_targets_first() -> None:
     def listed(*words: str) -> list[str]:
         done = subprocess.run(["make", "help", *words], cwd=ROOT, capture_output=True, text=True, check=True)
