@@ -13,8 +13,10 @@ import urllib.error
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any, Literal
 
 from eval.checker import judge, schemas_of, tally
@@ -88,18 +90,41 @@ def openai_message(message: Message) -> dict[str, Any]:
 
 
 def _ask_all(server: Server, items: Sequence[dict[str, Any]], reporter: Reporter) -> list[dict[str, Any]]:
-    with ThreadPoolExecutor(CONCURRENCY) as pool:
-        asked = [pool.submit(_ask, server, item) for item in items]
-        left = set(asked)
-        try:
-            while left:
-                done, left = wait(left, timeout=2, return_when=FIRST_COMPLETED)
-                reporter.update(len(asked) - len(left))
-                if not done or any("error" in future.result() for future in done):
-                    server.check()
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return [future.result() for future in asked]
+    """Every item with its answer, in order. Threads that nobody waits for: a server that died may keep them in a read."""
+    todo, answered = SimpleQueue[int](), SimpleQueue[tuple[int, dict[str, Any] | Exception]]()
+    for index in range(len(items)):
+        todo.put(index)
+
+    def work() -> None:
+        with suppress(Empty):
+            while True:
+                index = todo.get_nowait()
+                try:
+                    answered.put((index, _ask(server, items[index])))
+                except Exception as error:  # raised again below, by whoever waits for it
+                    answered.put((index, error))
+
+    for _ in range(min(CONCURRENCY, len(items))):
+        Thread(target=work, daemon=True).start()
+    found: dict[int, dict[str, Any]] = {}
+    try:
+        while len(found) < len(items):
+            try:
+                index, row = answered.get(timeout=2)
+            except Empty:
+                server.check()
+                continue
+            if isinstance(row, Exception):
+                raise row
+            if "error" in row:
+                server.check()
+            found[index] = row
+            reporter.update(len(found))
+    finally:
+        with suppress(Empty):
+            while True:
+                todo.get_nowait()
+    return [found[index] for index in range(len(items))]
 
 
 def _ask(server: Server, item: dict[str, Any]) -> dict[str, Any]:

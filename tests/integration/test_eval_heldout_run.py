@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,19 @@ def test_a_server_that_dies(run: Run) -> None:
     with fake_endpoint(run, answer) as endpoint, pytest.raises(JobError, match=why):
         heldout.run(recipe(), run, "before")
     assert not (run.path / "heldout/before.json").exists()
+
+
+def test_a_server_that_hangs(run: Run) -> None:
+    hangs = threading.Event()
+
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        run.withdraw_endpoint("0")
+        hangs.wait()
+        return reply([])
+
+    with fake_endpoint(run, answer):
+        try:
+            with pytest.raises(JobError, match="its heartbeat stopped or it withdrew"):
+                heldout.run(recipe(), run, "before")
+        finally:
+            hangs.set()
