@@ -90,7 +90,7 @@ def openai_message(message: Message) -> dict[str, Any]:
 
 
 def _ask_all(server: Server, items: Sequence[dict[str, Any]], reporter: Reporter) -> list[dict[str, Any]]:
-    """Every item with its answer, in order. Threads that nobody waits for: a server that died may keep them in a read."""
+    """Every item with its answer, in order. Nobody waits for the threads: a dead server may keep them reading."""
     todo, answered = SimpleQueue[int](), SimpleQueue[tuple[int, dict[str, Any] | Exception]]()
     for index in range(len(items)):
         todo.put(index)
