@@ -138,6 +138,9 @@ class TrainSection(Section):
     keep_checkpoints: int = Field(default=2, gt=0)
     max_bad_steps: int = Field(default=5, gt=0)
     """Steps whose loss or gradient is not finite are left out; at this many the stage stops."""
+    validate_every: int = Field(default=200, ge=0)
+    """Steps between two measurements on ``data.heldout`` (and one at the end); 0: never."""
+    validate_conversations: int = Field(default=128, gt=0)
     hang_after_s: float = Field(default=900.0, gt=0)
     """A step that takes longer is taken for a hanging rank, which is then named."""
     seed: int = 0

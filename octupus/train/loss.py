@@ -56,16 +56,21 @@ def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk:
         The sum in nats, a scalar in fp32; its gradient with respect to all other positions is exactly zero because they
         never enter.
     """
-    if chunk is None:
-        chunk = max(64, CHUNK_ELEMENTS.get(hidden.device.type, 1 << 26) // weight.shape[0])
-    if not torch.is_grad_enabled():
-        parts = range(0, len(targets), chunk)
-        losses = [
-            nn.functional.cross_entropy(
-                (hidden[b : b + chunk] @ weight.T).float(), targets[b : b + chunk], reduction="sum"
-            )
-            for b in parts
-        ]
-        return torch.stack(losses).sum() if losses else hidden.new_zeros((), dtype=torch.float32)
-    loss: Tensor = _SummedCrossEntropy.apply(hidden, weight, targets, chunk)
+    loss: Tensor = _SummedCrossEntropy.apply(hidden, weight, targets, chunk or _chunk(hidden, weight))
     return loss
+
+
+@torch.no_grad()
+def judged(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of each target and whether it is the most likely token: [n] in fp32 nats, [n] bool."""
+    losses, right = [], []
+    size = _chunk(hidden, weight)
+    for rows, wanted in zip(hidden.split(size), targets.split(size), strict=True):
+        logits = (rows @ weight.T).float()
+        losses.append(nn.functional.cross_entropy(logits, wanted, reduction="none"))
+        right.append(logits.argmax(-1) == wanted)
+    return torch.cat(losses), torch.cat(right)
+
+
+def _chunk(hidden: Tensor, weight: Tensor) -> int:
+    return max(64, CHUNK_ELEMENTS.get(hidden.device.type, 1 << 26) // weight.shape[0])

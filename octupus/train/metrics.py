@@ -5,46 +5,17 @@ from __future__ import annotations
 import json
 import resource
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
 
-from octupus.runs import Reporter, append_jsonl, publish_bytes
+from octupus.estimate import peak
+from octupus.runs import Reporter, Stage, append_jsonl, publish_bytes
 
 EVERY_S = 5.0
 STRAGGLES = 1.5
-PEAK_BF16 = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12}
-"""Dense bf16 operations per second of a GPU, from its data sheet (SXM where there are several)."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Floating-point operations of forward and backward, recomputation not counted (as MFU is defined)."""
-
-    token: float
-    square: float
-    """Attention: of the sum of squared document lengths, the causal half."""
-    supervised: float
-    """The head, which runs over supervised positions only."""
-
-    @staticmethod
-    def of(config: PretrainedConfig) -> Cost:
-        """Of an architecture like Qwen2's: grouped attention and a gated MLP."""
-        width, layers = config.hidden_size, config.num_hidden_layers
-        head = getattr(config, "head_dim", None) or width // config.num_attention_heads  # absent in some configs
-        queries, keys = head * config.num_attention_heads, head * config.num_key_value_heads
-        layer = width * (2 * queries + 2 * keys) + 3 * width * config.intermediate_size
-        return Cost(6.0 * layers * layer, 6.0 * layers * queries, 6.0 * width * config.vocab_size)
-
-    def mfu(self, tokens: float, squares: float, supervised: float, seconds: float, world: int) -> float | None:
-        """Share of the GPUs' peak that was useful work; None on a device whose peak is not known."""
-        name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-        peak = next((flops for part, flops in PEAK_BF16.items() if part in name), None)
-        done = self.token * tokens + self.square * squares + self.supervised * supervised
-        return None if peak is None else done / (seconds * peak * world)
 
 
 class Stopwatch:
@@ -73,6 +44,13 @@ class Stopwatch:
         return self._seconds
 
 
+def mfu(work: float, seconds: float, world: int) -> float | None:
+    """Share of the GPUs' peak that was ``work`` (operations of a step); None on a device whose peak is not known."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    flops = peak(name)
+    return None if flops is None else work / (seconds * flops * world)
+
+
 def memory_mib() -> dict[str, int]:
     """Peak memory of this process so far, and of its GPU where it has one."""
     found = {"rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
@@ -97,34 +75,45 @@ def keep_until(path: Path, step: int) -> None:
 
 
 class Metrics:
-    """Writes what happened at a step; only the first rank has one.
+    """Writes what happened at a step, to ``metrics.jsonl`` and for TensorBoard; only the first rank has one.
 
     Args:
-        path: ``metrics.jsonl``.
+        folder: the stage's.
         reporter: publishes progress.
         label: begins every plain line.
+        step: that a resumed run goes on from; what TensorBoard was told beyond it is taken back.
     """
 
-    def __init__(self, path: Path, reporter: Reporter, label: str, total: int) -> None:
-        self.path, self.reporter, self.label, self.total = path, reporter, label, total
+    def __init__(self, folder: Stage, reporter: Reporter, label: str, total: int, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path, self.reporter, self.label, self.total = folder.metrics, reporter, label, total
         self._printed = 0.0
         self._began: tuple[int, float] | None = None
+        self.board = SummaryWriter(folder.path / "tensorboard", purge_step=step + 1 if step else None)
 
     def step(self, step: int, row: dict[str, Any], forwards: list[float]) -> None:
         """Record optimizer step ``step`` (from 1).
 
         Args:
-            row: at least loss, lr, tokens_per_s.
+            row: at least loss, lr, tokens_per_s; with the step's validation, where there was one.
             forwards: seconds that each rank spent in forward passes, where no rank waits for another (below ZeRO-3).
         """
         if len(forwards) > 1:
-            row = {**row, "forward_s": [round(s, 4) for s in forwards]}
-        append_jsonl(self.path, {"step": step, **row, **memory_mib()})
+            row["forward_s"] = [round(s, 4) for s in forwards]
+            row["slowest_over_median"] = max(forwards) / max(sorted(forwards)[len(forwards) // 2], 1e-9)
+        row |= memory_mib()
+        append_jsonl(self.path, {"step": step, **row})
+        for name, value in row.items():
+            if isinstance(value, int | float):
+                self.board.add_scalar(name.replace("val_", "validation/"), value, step)
         now = time.monotonic()
         first, since = self._began = self._began or (step, now)
         loss = row["loss"]
         shown = "not finite" if loss is None else f"{loss:.4f}"
         self.reporter.update(step, f"loss {shown}")
+        if "val_loss" in row:
+            print(f"{self.label}: step {step}/{self.total}, {validated(row)}", flush=True)
         if step == self.total or now - self._printed >= EVERY_S:
             self._printed = now
             left = (now - since) / (step - first) * (self.total - step) if step > first else None
@@ -136,3 +125,10 @@ class Metrics:
                 f"{row['tokens_per_s']:,.0f} tokens/s{eta}{slow if slowest > STRAGGLES * usual else ''}",
                 flush=True,
             )
+
+
+def validated(row: Mapping[str, Any]) -> str:
+    """A measurement on held-out data in words."""
+    calls = row["val_exact_calls"]
+    told = "no calls" if calls is None else f"{calls:.1%} of {row['val_calls']} turns with calls exact"
+    return f"held-out: loss {row['val_loss']:.4f}, {row['val_exact']:.1%} of all turns exact, {told}"

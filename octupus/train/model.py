@@ -16,7 +16,7 @@ from octupus.data.batches import IGNORE, Batch
 from octupus.errors import JobError
 from octupus.train import attention
 from octupus.train.attention import Packing
-from octupus.train.loss import summed_cross_entropy
+from octupus.train.loss import judged, summed_cross_entropy
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -56,27 +56,27 @@ class Head(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return summed_cross_entropy(hidden, self.weight, targets)
+    def forward(self, hidden: Tensor, targets: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return (summed_cross_entropy if self.training else judged)(hidden, self.weight, targets)
 
 
 class Objective(nn.Module):
-    """``Inputs -> sum of the supervised tokens' losses`` (nats, fp32)."""
+    """``Inputs -> sum of the supervised tokens' losses`` (nats, fp32); in eval mode what :func:`judged` says."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
         self.head = Head(model.get_output_embeddings().weight)
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor | tuple[Tensor, Tensor]:
         hidden = self.model.base_model(
             input_ids=inputs.input_ids,
             position_ids=inputs.position_ids,
             packing=inputs.packing,
             use_cache=False,
         ).last_hidden_state
-        loss: Tensor = self.head(hidden[0].index_select(0, inputs.positions), inputs.targets)
-        return loss
+        found: Tensor | tuple[Tensor, Tensor] = self.head(hidden[0].index_select(0, inputs.positions), inputs.targets)
+        return found
 
 
 def load(folder: Path, precision: str, gradient_checkpointing: bool, zero3: dict[str, Any] | None = None) -> Objective:
@@ -108,8 +108,10 @@ def load(folder: Path, precision: str, gradient_checkpointing: bool, zero3: dict
     return Objective(model.train())
 
 
-def export(objective: Objective, source: Path, folder: Path, precision: str, write: bool, zero3: bool) -> None:
-    """Publish a Hugging Face folder: these weights, and everything else byte for byte from ``source``.
+def export(
+    objective: Objective, source: Path, folder: Path, precision: str, card: str, write: bool, zero3: bool
+) -> None:
+    """Publish a Hugging Face folder: these weights, this model card, and everything else byte for byte from ``source``.
 
     Tokenizer, chat template, generation config and wire.json are those that the data were rendered with, so they are
     copied and never written anew. Every rank calls it (ZeRO-3 gathers the weights); only the one with ``write`` writes.
@@ -129,6 +131,7 @@ def export(objective: Objective, source: Path, folder: Path, precision: str, wri
         for path in sorted(source.iterdir()):
             if path.is_file() and path.suffix not in {".safetensors", ".bin"} and "safetensors.index" not in path.name:
                 shutil.copyfile(path, half / path.name)
+        (half / "README.md").write_text(card, encoding="utf-8")
         _save(objective.model, weights, half, precision)
     except OSError as error:
         raise JobError(f"cannot write the trained model to {folder}: {error}; free some space and run again") from error

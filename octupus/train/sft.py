@@ -24,12 +24,16 @@ from octupus.config import Recipe, TrainSection
 from octupus.data.batches import Batch, Batches
 from octupus.data.shards import Shards
 from octupus.errors import DataError, JobError
+from octupus.estimate import Cost, Shape
 from octupus.runs import Run, Stage
 from octupus.tokenizer import load_wire
 from octupus.train import checkpoint, deepspeed, model
-from octupus.train.metrics import Cost, Metrics, Stopwatch, keep_until
+from octupus.train.card import card
+from octupus.train.metrics import Metrics, Stopwatch, keep_until, mfu
 from octupus.train.ranks import Interrupted, Interrupts, Ranks, join
+from octupus.train.validate import Validation
 from octupus.train.watchdog import Watchdog
+from octupus.wire import Wire
 from octupus.wire.export import check_fingerprint
 
 StageName = Literal["stage1", "stage2"]
@@ -46,6 +50,7 @@ class Job:
     total: int
     """Optimizer steps."""
     ranks: Ranks
+    validation: Validation | None
 
     @property
     def checkpoints(self) -> Path:
@@ -64,11 +69,12 @@ def run(recipe: Recipe, run: Run, stage: StageName) -> dict[str, Any]:
     """
     section: TrainSection = {"stage1": recipe.stage1, "stage2": recipe.stage2}[stage]
     with Interrupts() as interrupts, join(section.ranks_per_node) as ranks:
-        start, shards = materials(run, stage)
+        start, shards, wire = materials(run, stage)
         turns = deepspeed.accumulation(section, ranks.world)
         batches = Batches(shards, ranks.rank, ranks.world, section.micro_batch, turns, section.seed, section.epochs)
         total = min(batches.steps, section.max_steps or batches.steps)
-        job = Job(stage, section, run.stage(stage), batches, total, ranks)
+        held_out = held_out_data(run, section, wire, shards.manifest.context, ranks)
+        job = Job(stage, section, run.stage(stage), batches, total, ranks, held_out)
         exported = job.folder.path / "export"
 
         values, zero = decisive(section, shards, total), section.deepspeed.zero
@@ -83,7 +89,8 @@ def run(recipe: Recipe, run: Run, stage: StageName) -> dict[str, Any]:
             state = checkpoint.Complete(step, ranks.world, zero, bad_steps, values)
             with Watchdog(job.folder.path / "ranks", ranks.rank, ranks.world, section.hang_after_s) as watchdog:
                 loop(job, engine, state, interrupts, watchdog)
-            model.export(objective, start, exported, section.precision, write=ranks.first, zero3=zero == 3)
+            about = card(recipe, run, stage, outputs(run, job.folder)) if ranks.first else ""
+            model.export(objective, start, exported, section.precision, about, write=ranks.first, zero3=zero == 3)
             ranks.wait()
         return outputs(run, job.folder) if ranks.first else {}
 
@@ -91,7 +98,7 @@ def run(recipe: Recipe, run: Run, stage: StageName) -> dict[str, Any]:
 def loop(job: Job, engine: Any, state: checkpoint.Complete, interrupts: Interrupts, watchdog: Watchdog) -> None:
     """From ``state`` to the last step, with a checkpoint at the end in any case."""
     section, ranks, saved = job.section, job.ranks, state.step
-    cost = Cost.of(engine.module.model.config)
+    cost = Cost.of(Shape.of_config(engine.module.model.config.to_dict()))
     with recording(job, state.step) as metrics, Ahead(job.batches, state.step, job.total) as ahead:
         while state.step < job.total:
             watchdog.beat(f"step {state.step + 1}")
@@ -117,12 +124,13 @@ def loop(job: Job, engine: Any, state: checkpoint.Complete, interrupts: Interrup
                 keep_bad_batch(job, state, work)
 
             seconds, waits, forwards = time.perf_counter() - began, ranks.gather(waited), ranks.gather(forward)
+            held_out = validated(job, engine, state.step, watchdog)
             if metrics is not None:
                 row = {"loss": loss if math.isfinite(loss) else None, "grad_norm": norm, "lr": rate}
                 row |= {"tokens": int(tokens), "supervised": int(supervised), "tokens_per_s": tokens / seconds}
-                row |= {"seconds": seconds, "data_wait": max(waits), "bad_steps": state.bad_steps}
-                row["mfu"] = cost.mfu(tokens, squares, supervised, seconds, ranks.world)
-                metrics.step(state.step, row, forwards)
+                row |= {"supervised_per_s": supervised / seconds, "seconds": seconds, "data_wait": max(waits)}
+                row |= {"mfu": mfu(cost.of_step(tokens, squares, supervised), seconds, ranks.world)}
+                metrics.step(state.step, {**row, "bad_steps": state.bad_steps, **held_out}, forwards)
             if state.step % section.checkpoint_every == 0 or state.step == job.total:
                 watchdog.beat(f"the checkpoint of step {state.step}", patience=4)
                 checkpoint.save(engine, job.checkpoints, state, ranks, section.keep_checkpoints)
@@ -152,6 +160,20 @@ def train_step(
     return float(summed), norm, forward.seconds
 
 
+def validated(job: Job, engine: Any, step: int, watchdog: Watchdog) -> dict[str, Any]:
+    """What held-out data say after ``step``, where it is time to ask."""
+    every = job.section.validate_every
+    if job.validation is None or not every or (step % every and step != job.total):
+        return {}
+    watchdog.beat(f"the validation after step {step}", patience=4)
+    return job.validation.measure(engine, job.ranks)
+
+
+def held_out_data(run: Run, section: TrainSection, wire: Wire, context: int, ranks: Ranks) -> Validation | None:
+    path = run.stage("data").path / "heldout.jsonl"
+    return Validation.of(path, wire, context, section.validate_conversations, ranks) if section.validate_every else None
+
+
 def sizes(work: list[Batch]) -> list[float]:
     """Supervised tokens, tokens, and the sum of squared document lengths, which attention costs."""
     squares = (int(np.square(np.diff(b.bounds).astype(np.int64)).sum()) for b in work)
@@ -166,8 +188,8 @@ def learning_rate(section: TrainSection, step: int, total: int) -> float:
     return section.min_lr + (section.lr - section.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def materials(run: Run, stage: StageName) -> tuple[Path, Shards]:
-    """The model folder that a stage starts from and its shards, made for one another.
+def materials(run: Run, stage: StageName) -> tuple[Path, Shards, Wire]:
+    """The model folder that a stage starts from, its shards and the wire format that both were made for.
 
     Raises:
         JobError: no model yet. DataError: no usable shards. WireError: shards of another wire format.
@@ -190,7 +212,7 @@ def materials(run: Run, stage: StageName) -> tuple[Path, Shards]:
             f"{start}: its tokenizer has ids up to {tokenizer.size - 1}, but the model {rows} embedding rows; "
             f"run: make surgery RUN={run.name} FRESH=1"
         )
-    return start, shards
+    return start, shards, wire
 
 
 def build(start: Path, section: TrainSection, ranks: Ranks, universal: bool) -> tuple[model.Objective, Any]:
@@ -204,6 +226,7 @@ def build(start: Path, section: TrainSection, ranks: Ranks, universal: bool) -> 
 LAYOUT = {
     *("nodes", "ranks_per_node", "micro_batch", "deepspeed", "gradient_checkpointing"),
     *("epochs", "max_steps", "checkpoint_every", "keep_checkpoints", "max_bad_steps", "hang_after_s"),
+    *("validate_every", "validate_conversations"),
 }
 
 
@@ -260,7 +283,9 @@ def recording(job: Job, step: int) -> Iterator[Metrics | None]:
         reporter.update(step)
         where = f"from step {step} of {job.total}" if step else f"{job.total} steps"
         print(f"{job.stage}: {where}, {job.ranks.world} ranks on {job.ranks.device.type}", flush=True)
-        yield Metrics(job.folder.metrics, reporter, job.stage, job.total)
+        metrics = Metrics(job.folder, reporter, job.stage, job.total, step)
+        yield metrics
+        metrics.board.close()
 
 
 def keep_bad_batch(job: Job, state: checkpoint.Complete, work: list[Batch]) -> None:
@@ -284,6 +309,7 @@ def keep_bad_batch(job: Job, state: checkpoint.Complete, work: list[Batch]) -> N
 def outputs(run: Run, folder: Stage) -> dict[str, Any]:
     """What the stage hands on, for its state.json."""
     rows = [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
+    held_out = {key: value for key, value in rows[-1].items() if key.startswith("val_")}
     return {
         "model": str((folder.path / "export").relative_to(run.path)),
         "steps": rows[-1]["step"],
@@ -291,4 +317,5 @@ def outputs(run: Run, folder: Stage) -> dict[str, Any]:
         "tokens": sum(row["tokens"] for row in rows),
         "supervised_tokens": sum(row["supervised"] for row in rows),
         "bad_steps": rows[-1]["bad_steps"],
+        **held_out,
     }

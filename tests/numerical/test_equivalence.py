@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from octupus.config import TrainSection
 from octupus.runs import Run
+from octupus.tokenizer import load_wire
 from octupus.train import sft
+from octupus.wire import Conversation
 from tests.numerical import reference
-from tests.numerical.world import STAGE, Ranks, documents, losses, make_run, metrics, recipe, task, train_all
+from tests.numerical.world import STAGE, Ranks, documents, held_out, losses, make_run, metrics, recipe, task, train_all
 
 STEPS = 6
 CLOSE = {"rel": 0.0, "abs": 1e-5}
@@ -90,6 +93,28 @@ def two_ranks(tmp_path_factory) -> dict[int, Run]:
 def test_two_ranks_are_one_at_every_zero_stage(plain: Run, two_ranks: dict[int, Run], zero: int) -> None:
     assert losses(two_ranks[zero]) == pytest.approx(losses(plain), **CLOSE)
     assert_same_weights(weights(two_ranks[zero]), weights(plain), atol=1e-4)
+    ours, theirs = (validations(run) for run in (plain, two_ranks[zero]))
+    assert len(ours) == 2 and all(one == pytest.approx(two, **CLOSE) for one, two in zip(ours, theirs, strict=True))
+
+
+def validations(run: Run) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k.startswith("val_")} for row in metrics(run) if "val_loss" in row]
+
+
+def test_held_out_loss_is_that_of_the_exported_model(plain: Run) -> None:
+    wire, _ = load_wire(plain.path / "surgery" / "model")
+    model = AutoModelForCausalLM.from_pretrained(plain.path / "stage1" / "export")
+    total, count, turns = 0.0, 0, 0
+    for row in held_out():
+        done = wire.render(Conversation.model_validate(row))
+        ids, mask = torch.tensor([done.ids]), torch.tensor(done.mask)
+        with torch.no_grad():
+            each = functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="none")
+        total, count = total + float(each[mask[1:]].sum()), count + int(mask[1:].sum())
+        turns += sum(m["role"] == "assistant" for m in row["messages"])
+    last = validations(plain)[-1]
+    assert last["val_loss"] == pytest.approx(total / count, abs=1e-5)
+    assert (last["val_calls"], turns) == (3, 9)
 
 
 def test_killed_and_interrupted_runs_resume_to_the_last_digit(two_ranks: dict[int, Run], tmp_path: Path) -> None:
@@ -151,12 +176,12 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_one(
     assert_same_weights(weights(run), weights(two_ranks[2]), atol=1e-4)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("zero", [2, 3])
-def test_four_ranks_are_one_and_go_on_as_two(plain: Run, tmp_path: Path, zero: int) -> None:
+@pytest.mark.parametrize("zero", [2, pytest.param(3, marks=pytest.mark.full)])
+def test_four_ranks_are_one_train_both_stages_and_go_on_as_two(plain: Run, tmp_path: Path, zero: int) -> None:
     four = make_run(tmp_path / "four")
-    train_all([task(four, deepspeed={"zero": zero})], 4, tmp_path / "logs4")
+    train_all([task(four, stage, deepspeed={"zero": zero}) for stage in ("stage1", "stage2")], 4, tmp_path / "logs4")
     assert losses(four) == pytest.approx(losses(plain), **CLOSE)
+    assert losses(four, "stage2")[0] < losses(plain)[-1] + 0.1, "stage 2 starts from stage 1's export"
     run = rewound(four, tmp_path / "two")
     train_all([task(run, deepspeed={"zero": zero})], 2, tmp_path / "logs2")
     assert losses(run) == pytest.approx(losses(plain), **CLOSE)
@@ -167,7 +192,7 @@ def test_the_export_is_an_ordinary_folder_and_bf16_trains(plain: Run, tmp_path: 
     assert losses(run) == pytest.approx(losses(plain), rel=0.02)
     for trained, dtype in ((plain, "float32"), (run, "bfloat16")):
         start, export = trained.path / "surgery" / "model", trained.path / "stage1" / "export"
-        assert {p.name for p in start.iterdir()} == {p.name for p in export.iterdir()}
+        assert {p.name for p in start.iterdir()} | {"README.md"} == {p.name for p in export.iterdir()}
         same = {p.name for p in start.iterdir() if p.read_bytes() == (export / p.name).read_bytes()}
         assert {p.name for p in start.iterdir()} - same <= {"model.safetensors", "config.json"}
         model = AutoModelForCausalLM.from_pretrained(export)

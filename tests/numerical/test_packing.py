@@ -150,14 +150,14 @@ def test_logits_of_a_wide_head_are_never_whole() -> None:
 def test_the_cost_in_operations_is_what_torch_counts(objective: Objective) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    from octupus.train.metrics import Cost
+    from octupus.estimate import Cost, Shape
 
     found = documents(3)
     inputs = Inputs.of(collate([row_of(found)]), DEVICE)
     plain = training_model.load(Path(objective.model.config._name_or_path), "fp32", gradient_checkpointing=False)
     with FlopCounterMode(display=False) as counter:
         plain(inputs).backward()
-    cost = Cost.of(plain.model.config)
+    cost = Cost.of(Shape.of_config(plain.model.config.to_dict()))
     attention = [k for k in counter.get_flop_counts()["Global"] if "attention" in str(k)]
     counted = counter.get_total_flops() - sum(counter.get_flop_counts()["Global"][k] for k in attention)
     in_place = 2 / 3  # torch leaves out addmm_, which adds up the head's gradient

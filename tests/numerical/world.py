@@ -34,6 +34,7 @@ STAGE = {
     "max_steps": 6,
     "precision": "fp32",
     "checkpoint_every": 2,
+    "validate_every": 3,
     "deepspeed": {"zero": 2},
 }
 
@@ -82,7 +83,18 @@ def make_run(path: Path, rows: list[list[tuple[np.ndarray, np.ndarray]]] | None 
     rows = rows or [documents()[i : i + 3] for i in range(0, 60, 3)]
     write_rows(path / "data" / "stage1", rows)
     write_rows(path / "data" / "stage2", rows)
+    (path / "data" / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held_out()))
     return Run(path)
+
+
+def held_out() -> list[dict[str, Any]]:
+    """Conversations of several lengths that are never trained on, half of them with a call."""
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "look", "arguments": {"at": "the sea"}}]}
+    said = [[{"role": "assistant", "content": "so it is"}], [call, {"role": "tool", "content": "blue"}]]
+    asked = [{"role": "user", "content": f"what is {'so ' * n}new?"} for n in range(6)]
+    ends = {"role": "assistant", "content": "that is all"}
+    tools = [{"raw": {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}}]
+    return [{"messages": [ask, *said[n % 2], ends][: 2 + 2 * (n % 2)], "tools": tools} for n, ask in enumerate(asked)]
 
 
 def recipe(**changes: Any) -> Recipe:
