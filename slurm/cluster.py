@@ -28,6 +28,8 @@ class Resources(Section):
     cpus: int | None = None
     gpus: int | None = None
     """GPUs a node; None asks for as many as the stage uses, 0 for none."""
+    gpu_memory_gb: float | None = Field(default=None, gt=0)
+    """Of one GPU: a training stage that cannot fit is refused before it is queued."""
     gres: str | None = None
     """Exact text, such as gpu:h100:8, in place of a count."""
     constraint: str | None = None

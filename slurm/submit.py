@@ -27,7 +27,7 @@ from octupus import config
 from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError, OctupusError
 from octupus.runs import Run, publish_json, read_json
-from slurm import chain, cluster, reap
+from slurm import budget, chain, cluster, reap
 from slurm.chain import Planned
 from slurm.claim import Claim
 from slurm.cluster import Cluster
@@ -112,11 +112,11 @@ def resolve(asked: Asked) -> tuple[Recipe, Run]:
     return recipe, run_named(asked.run or recipe.name)
 
 
-def check_can_run(recipe: Recipe, where: Cluster, planned: Sequence[Planned]) -> None:
-    """Refuse within seconds what would fail after minutes.
+def check_can_run(recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Planned]) -> None:
+    """Refuse within seconds what would fail after minutes, and tell what training will need.
 
     Raises:
-        ConfigError: more nodes than this machine is, or a large base without a GPU.
+        ConfigError: more nodes than this machine is, a large base without a GPU, a model too large for the GPUs.
     """
     if where.executor == "slurm":
         raise ConfigError(
@@ -136,6 +136,8 @@ def check_can_run(recipe: Recipe, where: Cluster, planned: Sequence[Planned]) ->
     base = recipe.model.base
     if heavy and base is not None and not Path(base).is_dir() and where.device != "cpu" and not has_gpu():
         raise ConfigError(f"recipe {recipe.name!r} starts from {base}, and this machine has no GPU: {demo}")
+    for line in budget.check(recipe, run, where, todo):
+        print(f"  {line}", flush=True)
 
 
 def snapshot(run: Run, root: Path = ROOT) -> str:
@@ -232,6 +234,8 @@ def dry(recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Planned]) ->
             parameters = cluster.slurm_parameters(where, recipe, p.name, values)
             print(f"\n# ---- {p.name}\n{cluster.sbatch_text(where, parameters, run.stage(p.name).log)}")
         print(f"at most {hours:,.0f} GPU-hours (every job up to its time limit)")
+    for line in budget.check(recipe, run, where, [p.name for p in planned if p.action == "run"]):
+        print(line)
     print(f"DRY=1: nothing was run; the run folder would be {run.path}")
 
 
@@ -247,7 +251,7 @@ def submit(asked: Asked) -> int:
     if asked.dry:
         dry(recipe, run, where, planned)
         return 0
-    check_can_run(recipe, where, planned)
+    check_can_run(recipe, run, where, planned)
     if asked.goals == ("serve",) and tell_endpoint(run):
         return 0
     if {"serve", "bfcl"} & set(asked.goals or ()):
