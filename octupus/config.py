@@ -113,7 +113,16 @@ class DataSection(Section):
 class DeepSpeedSection(Section):
     zero: Literal[0, 1, 2, 3] = 2
     offload: Literal["none", "optimizer", "all"] = "none"
+    """What lives in the host's memory: nothing, the optimizer's state (ZeRO-1 and up), the weights too (ZeRO-3)."""
     overlap: bool = True
+    """Gradients travel while the backward pass goes on."""
+
+    @model_validator(mode="after")
+    def _can_offload(self) -> DeepSpeedSection:
+        least = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
+        if self.zero < least:
+            raise ValueError(f"offload {self.offload!r} needs zero {least} or more, not {self.zero}")
+        return self
 
 
 class TrainSection(Section):

@@ -185,8 +185,8 @@ def _alternatives(section: TrainSection) -> Iterator[dict[str, Any]]:
     offloads = ["none", "optimizer", "all"][["none", "optimizer", "all"].index(section.deepspeed.offload) :]
     for offload, zero, micro in product(offloads, zeros, batches):
         for checkpointing in sorted({section.gradient_checkpointing, True}):
-            if offload == "all" and zero != 3:
-                continue  # DeepSpeed offloads weights in ZeRO-3 only
+            if zero < {"none": 0, "optimizer": 1, "all": 3}[offload]:
+                continue  # DeepSpeed cannot
             then = dict(zip(now, (checkpointing, micro, zero, offload), strict=True))
             yield {path: value for path, value in then.items() if value != now[path]}
 
@@ -233,3 +233,31 @@ def local_gpu() -> tuple[str, float] | None:
         return name.strip(), float(mebibytes) * 2**20 / GB
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
+
+
+def main() -> None:
+    """A table: what each published size needs with a recipe's values, and what would make it fit."""
+    import argparse
+
+    from octupus.config import load
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--recipe", default="v2")
+    parser.add_argument("--gpu-memory-gb", type=float, default=80.0)
+    asked = parser.parse_args()
+    recipe = load(asked.recipe)
+    stages = {"stage1": (recipe.stage1, recipe.data.stage1), "stage2": (recipe.stage2, recipe.data.stage2)}
+    head = " | ".join(f"{stage}, GB a GPU | fits {asked.gpu_memory_gb:g} GB" for stage in stages)
+    print(f"| model | {head} |\n|---|---:|---|---:|---|")
+    for name, known in PUBLISHED.items():
+        shape, cells = Shape(**known), []
+        for stage, (section, data) in stages.items():
+            changes = fitting(shape, section, data.context, asked.gpu_memory_gb)
+            words = " ".join(f"{stage}.{path}={value}" for path, value in (changes or {}).items())
+            cells += [f"{sum(memory(shape, section, data.context).values()):.0f}"]
+            cells += ["no" if changes is None else f"with `{words}`" if words else "yes"]
+        print(f"| {name.split('/')[1]} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from octupus.config import load
 from octupus.errors import ConfigError, DataError, JobError, WireError
 from octupus.runs import Run, publish_json
 from octupus.train import checkpoint, sft
@@ -124,6 +125,12 @@ def test_the_learning_rate_rises_in_a_line_and_falls_in_a_cosine() -> None:
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[-1] == pytest.approx(0.1) and rates[13] == pytest.approx(0.55)
     assert rates[3:] == sorted(rates[3:], reverse=True)
+
+
+@pytest.mark.parametrize(("offload", "zero", "least"), [("all", 2, 3), ("optimizer", 0, 1)])
+def test_what_deepspeed_cannot_offload_is_refused(offload: str, zero: int, least: int) -> None:
+    with pytest.raises(ConfigError, match=rf"offload '{offload}' needs zero {least} or more, not {zero}"):
+        load("v2", [f"stage1.deepspeed.offload={offload}", f"stage1.deepspeed.zero={zero}"])
 
 
 def test_deepspeed_gets_what_the_recipe_says() -> None:
