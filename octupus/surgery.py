@@ -22,6 +22,7 @@ from octupus.errors import ConfigError, JobError, OctupusError
 from octupus.runs import Run, publish_json
 from octupus.tokenizer import HfTokenizer, load_tokenizer
 from octupus.wire import Dialect, Wire, make_dialect, write_wire
+from octupus.wire.export import FILE as WIRE_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,8 +60,7 @@ def operate(model: Path, out: Path, dialect_name: str = "octupus", system: str |
     Raises:
         ConfigError: the model is missing or in a form that cannot be used. JobError: it cannot be written.
     """
-    if out.resolve() == model.resolve():
-        raise ConfigError(f"--out {out} is the model itself; name another folder")
+    check_replaceable(model, out)
     base = load_tokenizer(model)
     dialect = make_dialect(dialect_name, base)
     if system is not None:
@@ -78,12 +78,24 @@ def operate(model: Path, out: Path, dialect_name: str = "octupus", system: str |
             report |= _weights(model, scratch, base, wire) | write_tokenizer(model, scratch, tokenizer)
             write_wire(scratch, wire)
             if out.exists():
-                shutil.rmtree(out)
+                os.rename(out, Path(name) / "before")  # whole until the new one stands: a kill leaves no half of it
             os.rename(scratch, out)
     except OSError as error:
         hint = "free some space" if error.errno == errno.ENOSPC else "make it writable, or choose another folder"
         raise JobError(f"surgery cannot write {out}: {error}; {hint}") from error
     return report
+
+
+def check_replaceable(model: Path, out: Path) -> None:
+    """Refuse to replace anything but what surgery itself has made.
+
+    Raises:
+        ConfigError: ``out`` is the model, holds it, or holds something else.
+    """
+    if model.resolve().is_relative_to(out.resolve()):
+        raise ConfigError(f"--out {out} is the model itself or holds it; name another folder")
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / WIRE_FILE).is_file()):
+        raise ConfigError(f"--out {out} holds files that surgery did not make (no {WIRE_FILE}); name a new folder")
 
 
 def write_tokenizer(model: Path, out: Path, tokenizer: HfTokenizer) -> dict[str, Any]:

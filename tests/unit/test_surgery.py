@@ -217,6 +217,21 @@ def test_bad_models_get_a_sentence(bases: Any, tmp_path: Path) -> None:
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".out")], "nothing half-made is left"
 
 
+def test_nothing_is_replaced_but_what_surgery_made(bases: Any, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(bases(True), models / "base")
+    (models / "notes.txt").write_text("precious", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is the model itself or holds it"):
+        surgery.operate(models / "base", models)
+    with pytest.raises(ConfigError, match="files that surgery did not make"):
+        surgery.operate(bases(True), models)
+    with pytest.raises(ConfigError, match="files that surgery did not make"):
+        surgery.operate(bases(True), models / "notes.txt")
+    assert sorted(p.name for p in models.iterdir()) == ["base", "notes.txt"]
+    (tmp_path / "empty").mkdir()
+    assert surgery.operate(models / "base", tmp_path / "empty")["fingerprint"], "an empty folder may be filled"
+
+
 def test_remote_code_is_neither_run_nor_carried(bases: Any, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(bases(True), base)
