@@ -250,15 +250,23 @@ def load(name: str, overrides: Sequence[str] = (), *, folder: Path = RECIPES) ->
         path, sign, text = override.partition("=")
         if not sign:
             raise ConfigError(f"SET: {override!r} is not path=value, for instance stage1.lr=1e-5")
-        merged = _merge(merged, _nested(path.split("."), _scalar(text)))
+        merged = _merge(merged, _nested(path.split("."), scalar(text, f"SET: {path}")))
     try:
         return Recipe.model_validate({**merged, "name": name})
     except ValidationError as error:
         raise ConfigError(explain(error, Recipe, f"recipe {name!r}")) from error
 
 
-def _scalar(text: str) -> Any:
-    value = yaml.safe_load(text)
+def scalar(text: str, where: str) -> Any:
+    """The value that a command line spells.
+
+    Raises:
+        ConfigError: ``where`` holds no YAML.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: {text!r} is not YAML (one with blanks needs quotation marks)") from error
     if isinstance(value, str):
         try:
             return float(value)  # YAML 1.1 reads 1e-5 as a string

@@ -60,11 +60,17 @@ def publish_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """The JSON at ``path``, or None where there is none."""
+    """The JSON at ``path``, or None where there is none.
+
+    Raises:
+        JobError: the file is damaged (publishing leaves none such: a copy that was cut off, a disk that failed).
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise JobError(f"{path} is damaged ({error}); restore it, or remove it to have its part done anew") from error
 
 
 class _Frozen(BaseModel):

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from octupus.config import Recipe, Section
+from octupus.config import Recipe, Section, explain
 from octupus.errors import JobError, OctupusError
 from octupus.runs import Run, StageState, read_json
 
@@ -44,12 +44,18 @@ def frozen(run: Run) -> Frozen:
     """What the run folder was made for.
 
     Raises:
-        JobError: no such run.
+        JobError: no such run, or one that this version of the code cannot read.
     """
     raw = read_json(run.path / "recipe.json")
     if raw is None:
         raise JobError(f"{run.path} holds no recipe.json: no run of that name; `make status` lists the runs there are")
-    return Frozen.model_validate(raw)
+    try:
+        return Frozen.model_validate(raw)
+    except ValidationError as error:
+        raise JobError(
+            f"{explain(error, Frozen, str(run.path / 'recipe.json'))}; it was made by another version of the code: "
+            "use that version, or name a recipe (RECIPE=...) to go on with this one"
+        ) from error
 
 
 def newest_model(run: Run) -> Path:

@@ -88,9 +88,16 @@ def logs(run: Run, stage: str, rank: str) -> None:
 
 
 def cancel(run: Run, stage: str) -> None:
-    """End what runs of a run (of one stage), servers included."""
+    """End what runs of a run (of one stage), servers included.
+
+    Raises:
+        ConfigError: no such stage: what was meant would run on.
+    """
+    names = [step.name for step in chain.CHAIN]
+    if stage not in ("", *names):
+        raise ConfigError(f"STAGE={stage}: no such stage; there are: {', '.join(names)}")
     count = reap.end(run.path, stage or None)
-    for name in [stage] if stage else [step.name for step in chain.CHAIN]:
+    for name in [stage] if stage else names:
         mark_over(run, name, "failed", "cancelled")
     for replica in [] if stage not in ("", "serve") else list(run.endpoints()):
         run.withdraw_endpoint(replica)
@@ -104,7 +111,10 @@ def main(words: Sequence[str], given: Mapping[str, str]) -> int:
     try:
         if command == "status" and not named:
             for run in known_runs() or [the_run(given)]:
-                status(run, console)
+                try:
+                    status(run, console)
+                except OctupusError as error:  # one that cannot be read must not hide the others
+                    console.print(f"{run.name}: {error}", markup=False, highlight=False, soft_wrap=True)
         elif command == "status":
             status(the_run(given), console)
         elif command == "logs":

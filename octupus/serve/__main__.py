@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from octupus.config import ServeSection, explain
+from octupus.config import ServeSection, explain, scalar
 from octupus.errors import ConfigError, OctupusError
 from octupus.runs import Run
 from octupus.serve.app import build_app
@@ -54,10 +53,12 @@ def section_of(arguments: argparse.Namespace) -> ServeSection:
         if not sign:
             raise ConfigError(f"--set {pair!r} is not key=value, for instance --set max_concurrency=64")
         *outer, last = key.split(".")
-        inside = values
+        inside: Any = values
         for name in outer:
-            inside = inside.setdefault(name, {})
-        inside[last] = yaml.safe_load(text)
+            inside = inside.setdefault(name, {}) if isinstance(inside, dict) else inside
+        if not isinstance(inside, dict):
+            raise ConfigError(f"--set {pair!r}: {'.'.join(outer)} is a value already, not a section")
+        inside[last] = scalar(text, f"--set {key}")
     try:
         return ServeSection.model_validate(values)
     except ValidationError as error:
@@ -77,11 +78,10 @@ def resolve(model: str) -> Path:
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise ConfigError(f"--model {model}: no such folder, and no Hugging Face id (owner/name) either")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(model, ignore_patterns=["*.bin", "*.pth", "*.gguf", "original/*"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (OSError, ValueError) as error:  # the hub's own errors are these: no answer, no such model, no such name
         raise ConfigError(
             f"--model {model}: no such folder, and the hub did not give it ({type(error).__name__})"
         ) from error

@@ -44,6 +44,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(recipes: Path) -> None:
         ("base", ["stage1.warmup_step=1"], ["did you mean 'warmup_steps'"]),
         ("base", ["stage1.lr=fast"], ["stage1.lr"]),
         ("base", ["stage1.lr"], ["not path=value"]),
+        ("base", ["bfcl.categories={multiple:"], ["SET: bfcl.categories", "is not YAML", "quotation marks"]),
         ("base", ["stage1.global_batch=9"], ["global_batch 9 does not divide", "8 or 16 would"]),
         ("base", ["model.scratch={}"], ["exactly one"]),
         ("base", ["data.stage1.sources=[{name: a, epoch: 2}]"], ["data.stage1.sources.0.epoch", "epochs"]),
