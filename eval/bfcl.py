@@ -173,6 +173,8 @@ class Harness:
     def _start(self, log: Path, arguments: Sequence[str], ids: Path | None = None) -> subprocess.Popen[bytes]:
         """In our environment, less what would lead the harness elsewhere."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "BFCL_", "PYTHON"))}
+        # With a SOCKS proxy in sight the client ends at once (it lacks the package), NO_PROXY or not.
+        kept = {k: v for k, v in kept.items() if not (k.lower().endswith("_proxy") and v.startswith("socks"))}
         hosts = f"127.0.0.1,localhost,{self.server.root_url.split('/')[2].rpartition(':')[0]}"
         environment = kept | {
             "BFCL_PROJECT_ROOT": str(self.root),

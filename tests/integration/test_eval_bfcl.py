@@ -58,7 +58,9 @@ def scores(run: Run, model: str = "octupus-FC") -> dict[str, Any]:
     return found["models"][model]
 
 
-def test_the_truth_scores_full_marks_under_both_names(tmp_path: Path) -> None:
+def test_the_truth_scores_full_marks_under_both_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ALL_PROXY", "all_proxy", "http_proxy", "https_proxy"):  # what a user's shell may hold; none answers
+        monkeypatch.setenv(name, "socks5://127.0.0.1:9" if "all" in name.lower() else "http://127.0.0.1:9")
     run = Run(tmp_path)
     wanted = {"simple_python": 5, "parallel": 5, "irrelevance": 5, "multi_turn_base": 2}
     asked = recipe(wanted, models=("gpt-4-turbo-2024-04-09-FC", "octupus-FC"), side_entries=2)
