@@ -9,7 +9,7 @@ GIVEN := $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export $(GIVEN)
 
-READY := $(PYTHON) slurm/env/setup.py
+READY := PYTHON='$(PYTHON)' sh slurm/env/setup.sh
 PY := .venv/bin/python
 SUBMIT := $(PY) -m slurm.submit
 STATUS := $(PY) -m slurm.status
@@ -18,6 +18,8 @@ STATUS := $(PY) -m slurm.status
 .PHONY: help setup demo test stage1 stage2 serve bfcl status report logs cancel endpoint preview surgery teacher data \
 	baseline all bfcl-data test-full check clean
 .SILENT:
+# One target after the other, also where the shell's MAKEFLAGS says -j: stage2 waits for stage1.
+.NOTPARALLEL:
 
 help:
 	awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile

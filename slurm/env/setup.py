@@ -53,8 +53,8 @@ def find_python() -> tuple[str, str]:
             return name, done.stdout.strip()
     if names:
         raise Problem(
-            f"{names[0]} has no venv module (with ensurepip): install it, for instance "
-            f"`apt-get install python{platform.python_version()[:4]}-venv`"
+            f"{names[0]} has no venv module (with ensurepip): install it, for instance `apt-get install "
+            f"{'python3' if names[0] == sys.executable else Path(names[0]).name}-venv`"
         )
     raise Problem(
         f"Python 3.11 or 3.12 is needed and python3 is {platform.python_version()}: install one of them with venv, for "
@@ -118,9 +118,12 @@ def requirement_files(name: str, device: str) -> list[Path]:
 
 
 def wanted_stamp(name: str, device: str, version: str) -> dict[str, str]:
+    """What the stamp must say. An environment that stands keeps its Python: another one first on PATH, in another shell
+    or after an update, must not tear down what a run is working with."""
+    stands = read_stamp(name).get("python") if (ROOT / FOLDER[name] / "bin" / "python").exists() else None
     text = b"".join(path.read_bytes() for path in requirement_files(name, device))
     main = {"device": device} if name == "main" else {}
-    return {"pins": hashlib.sha256(text).hexdigest(), "python": version, **main}
+    return {"pins": hashlib.sha256(text).hexdigest(), "python": stands or version, **main}
 
 
 def pins(name: str, device: str) -> list[str]:
@@ -133,7 +136,7 @@ class Install(threading.Thread):
 
     def __init__(self, name: str, device: str, python: str, version: str) -> None:
         super().__init__(name=name, daemon=True)
-        self.device, self.python = device, python
+        self.device, self.python, self.version = device, python, version
         self.folder, self.log = ROOT / FOLDER[name], LOGS / f"{name}.log"
         self.stamp = wanted_stamp(name, device, version)
         self.step, self.problem, self.seconds = "starting", "", 0.0
@@ -164,6 +167,7 @@ class Install(threading.Thread):
                 self.step = "removing what was left half made"
                 shutil.rmtree(self.folder)
             self.call("creating", [self.python, "-m", "venv", str(self.folder)])
+            self.stamp["python"] = self.version
         wanted = pins(self.name, self.device)
         if TORCH in wanted and self.device == "cpu":
             self.torch_for_cpu()

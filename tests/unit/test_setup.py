@@ -101,6 +101,39 @@ def test_changed_pins_are_added_and_an_interrupted_set_up_starts_anew(setup: Mod
     assert not kept.exists(), "without one it was interrupted"
 
 
+def test_an_environment_that_stands_keeps_its_python(setup: ModuleType, tmp_path: Path) -> None:
+    python = fake_pip(tmp_path, "exit 0")
+    install(setup, "main", python)
+    (tmp_path / ".venv" / "kept").touch()
+    assert setup.read_stamp("main") == setup.wanted_stamp("main", "cpu", "3.12.1"), "another shell's python3 is newer"
+    file = tmp_path / "slurm/env/base.txt"
+    file.write_text(file.read_text() + "zzz==1\n")
+    newer = setup.Install("main", "cpu", str(python), "3.12.1")
+    newer.run()
+    assert (tmp_path / ".venv" / "kept").exists() and setup.read_stamp("main")["python"] == "3.11.9"
+    rebuilt = setup.Install("main", "cuda", str(python), "3.12.1")
+    rebuilt.run()
+    assert not (tmp_path / ".venv" / "kept").exists() and setup.read_stamp("main")["python"] == "3.12.1"
+    (tmp_path / ".venv/bin/python").unlink()
+    assert setup.wanted_stamp("main", "cuda", "3.11.9")["python"] == "3.11.9", "its interpreter is gone: made anew"
+
+
+def test_an_interpreter_too_old_to_read_the_script_or_none_is_a_sentence(tmp_path: Path) -> None:
+    old = tmp_path / "python3"
+    old.write_text('#!/bin/sh\ncase "$1" in -c) exit 1;; *) echo SyntaxError; exit 1;; esac\n')
+    old.chmod(0o755)
+    command = ["/bin/sh", str(ENV / "setup.sh"), "--check"]
+    for named in ({}, {"PYTHON": "no-such-python"}, {"PYTHON": str(old)}):
+        environment = {"PATH": str(tmp_path), **named}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 1 and done.stdout == ""
+        assert "Python 3.11 or 3.12 is needed" in done.stderr and "PYTHON=/path/to/python3.11" in done.stderr
+    found = tmp_path / "python3.11"
+    found.symlink_to(sys.executable)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": str(tmp_path)})
+    assert "set-up: make is not installed" in done.stderr, "setup.py itself is reached, and looks for the rest"
+
+
 def test_torch_is_the_cpu_build_and_vllm_finds_its_version(setup: ModuleType, tmp_path: Path) -> None:
     install(setup, "main", fake_pip(tmp_path, "exit 0"))
     calls = (tmp_path / "calls").read_text().splitlines()
