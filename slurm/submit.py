@@ -134,6 +134,8 @@ def check_can_run(recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Pl
             )
     heavy = {"surgery", "baseline", "stage1", "stage2", "serve"} & set(todo)
     base = recipe.model.base
+    if "surgery" in todo and base is not None and base.startswith(("/", ".", "~")) and not Path(base).is_dir():
+        raise ConfigError(f"recipe {recipe.name!r}: missing base model: no folder {base!r} (model.base)")
     if heavy and base is not None and not Path(base).is_dir() and where.device != "cpu" and not has_gpu():
         raise ConfigError(f"recipe {recipe.name!r} starts from {base}, and this machine has no GPU: {demo}")
     for line in budget.check(recipe, run, where, todo):

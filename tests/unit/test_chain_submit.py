@@ -87,6 +87,7 @@ def test_what_cannot_run_here_is_refused_with_the_way_out(runs: Path, monkeypatc
     here, big = cluster.load("local"), {"base": "Qwen/Qwen2.5-7B"}
     for made, where, words in (
         (recipe(stage1={"nodes": 4, "global_batch": 32}), here, "wants 4 nodes .*make demo"),
+        (recipe(model={"base": "/no/such/folder"}), here, "missing base model: no folder '/no/such/folder'"),
         (recipe(model=big), here, "starts from Qwen/Qwen2.5-7B, and this machine has no GPU.*make demo"),
         (recipe(), Cluster(name="x", executor="slurm"), "submitting to Slurm is not part of this version"),
     ):
