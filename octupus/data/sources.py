@@ -30,6 +30,8 @@ from octupus.runs import Run
 from octupus.wire.messages import Conversation
 
 PACKAGE = "data_recipes.sources"
+Row = tuple[str, dict[str, Any]]
+"""A row with its id."""
 
 
 class SourceModule(Protocol):
@@ -62,7 +64,7 @@ class Source:
     def licence(self) -> str:
         return str(of_variant(self.module.LICENCE, self.section))
 
-    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows(self) -> Iterator[Row]:
         """(row id, row): the row's own ``id`` where it has one, else its number."""
         for number, row in enumerate(islice(self.module.rows(self.path, **self.section.options), self.section.limit)):
             name = row.get("id")
@@ -100,18 +102,27 @@ def open_source(section: SourceSection, run: Run) -> Source:
         ConfigError: no such source (with those that exist), or an option that it does not know.
         DataError: its rows are not on this machine.
     """
-    try:
-        module = cast(SourceModule, importlib.import_module(f"{PACKAGE}.{section.name}"))
-    except ModuleNotFoundError as error:
-        if error.name != f"{PACKAGE}.{section.name}":
-            raise
-        known = sorted(p.stem for p in _folder().glob("*.py") if p.stem != "__init__")
-        raise ConfigError(f"no data source {section.name!r}; choose one of: {', '.join(known)}") from error
+    module = _module(section.name)
     try:
         inspect.signature(module.rows).bind(None, **section.options)
     except TypeError as error:
         raise ConfigError(f"source {section.name!r}: its options do not fit: {error}") from error
     return Source(section, module, _where(section, module, run))
+
+
+def bound(section: SourceSection, path: Path | None) -> Source:
+    """A source whose rows have been found before."""
+    return Source(section, _module(section.name), path)
+
+
+def _module(name: str) -> SourceModule:
+    try:
+        return cast(SourceModule, importlib.import_module(f"{PACKAGE}.{name}"))
+    except ModuleNotFoundError as error:
+        if error.name != f"{PACKAGE}.{name}":
+            raise
+        known = sorted(p.stem for p in _folder().glob("*.py") if p.stem != "__init__")
+        raise ConfigError(f"no data source {name!r}; choose one of: {', '.join(known)}") from error
 
 
 def _folder() -> Path:

@@ -30,7 +30,7 @@ def source(path: Path, **more: Any) -> dict[str, Any]:
 
 
 def suite(stage1: list[dict[str, Any]], **more: Any) -> Recipe:
-    data = {"decontaminate": False, "stage1": {"context": 512, "sources": stage1}, **more}
+    data = {"decontaminate": False, "near_duplicates": None, "stage1": {"context": 512, "sources": stage1}, **more}
     return recipe(data=data)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from data_recipes.check import check
 from data_recipes.sources.openai_format import to_conversation
 from octupus.data.decontaminate import Benchmark
 from octupus.data.mix import Ingredient, mix
+from octupus.data.mix import parts as unpacked
 from octupus.data.schemas import repaired
 from octupus.errors import DataError
 from octupus.wire.messages import Conversation
@@ -149,14 +151,19 @@ def test_mixing_takes_each_source_as_often_as_said() -> None:
     ]
     mixture = mix(parts, digests(9), seed=1)
     taken = np.concatenate(mixture.passes)
-    count = {source: int((taken[:, 0] == source).sum()) for source in range(3)}
+    sources, _, rows = unpacked(taken)
+    count = {source: int((sources == source).sum()) for source in range(3)}
     assert count == {0: 6, 1: 250, 2: 3}, "c: 3 is a's, 9 is held out, 8 and 7 are left: 2 + 1"
     assert mixture.duplicates == (0, 0, 1) and mixture.held_out == (0, 0, 1)
-    for pairs in mixture.passes:
-        assert len(np.unique(pairs, axis=0)) == len(pairs), "a pass holds no row twice"
+    for keys in mixture.passes:
+        assert len(np.unique(keys)) == len(keys), "a pass holds no row twice"
     alone = mix([parts[1]], digests(), seed=1)
-    assert (alone.passes[0][:, 1] == taken[taken[:, 0] == 1][:, 1]).all(), "other sources do not change a sample"
+    assert (alone.passes[0] == rows[sources == 1]).all(), "other sources do not change a sample"
     assert (mix([parts[1]], digests(), seed=2).passes[0] != alone.passes[0]).any()
+    varied = mix(parts, digests(9), seed=1, variants=True)
+    assert [set(unpacked(keys)[1].tolist()) for keys in varied.passes] == [{0}, {1}], "each pass is a variant"
+    left_out = np.array([True, False, False])
+    assert len(mix([replace(parts[0], left_out=left_out)], digests(), 0).unique()) == 2
 
 
 @pytest.fixture(scope="module")
