@@ -24,10 +24,13 @@ _ANY_LATIN = re.compile("[A-Za-z]")
 HAN_SHARE, KANA_SHARE = 0.2, 0.15
 """A Chinese answer about code is mostly Latin letters; a Japanese text holds kana among its Han characters."""
 
+ENOUGH = 1000
+"""Characters of a message that tell its script."""
+
 
 def script_of(conversation: Conversation) -> str:
     """``Latin``, ``Han``, another script's name, or nothing where there are no letters."""
-    text = "\n".join(m.content for m in conversation.messages if m.role in ("user", "assistant"))
+    text = "\n".join(m.content[:ENOUGH] for m in conversation.messages if m.role in ("user", "assistant"))
     if text.isascii():
         return "Latin" if _ANY_LATIN.search(text) else ""
     counts = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS.items()}
