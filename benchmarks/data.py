@@ -76,14 +76,17 @@ def vocabulary() -> list[str]:
 
 
 def conversations(n: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Rows in OpenAI's form of about :func:`lengths` tokens; a fifth has a tool and a call, a fiftieth occurs twice."""
+    """Rows in OpenAI's form of about :func:`lengths` tokens; a fifth has a tool and a call, one in a hundred occurs twice, one nearly."""
     rng, words = np.random.default_rng(seed), vocabulary()
     share = 1 / np.arange(1, len(words) + 1)
     place = np.cumsum(share / share.sum())
     last: dict[str, Any] | None = None
     for length in lengths(n, CONTEXT, seed).tolist():
         if last is not None and rng.random() < 0.02:
-            yield last
+            copy = json.loads(json.dumps(last))
+            if rng.random() < 0.5:
+                copy["messages"][-1]["content"] += f" {words[length]}"
+            yield copy
             continue
         chosen = [
             words[i] for i in np.searchsorted(place, rng.random(max(4, int(0.48 * length)))).clip(0, len(words) - 1)
