@@ -15,7 +15,7 @@ SUBMIT := $(PY) -m slurm.submit
 STATUS := $(PY) -m slurm.status
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test stage1 stage2 serve bfcl status report logs cancel endpoint preview surgery teacher data \
+.PHONY: help setup demo test stage1 stage2 serve bfcl status report logs cancel endpoint fetch preview surgery teacher data \
 	baseline all bfcl-data test-full check clean
 .SILENT:
 
@@ -60,6 +60,10 @@ endpoint: #+ where the run's server answers
 status logs cancel endpoint:
 	$(READY)
 	$(STATUS) $@
+
+fetch: #+ everything that RECIPE names on the hub, sizes first; HF_ENDPOINT= names a mirror
+	$(READY)
+	set -f; $(PY) -m data_recipes.fetch $${RECIPE:+--recipe "$$RECIPE"} $${SET:+--set $$SET}
 
 preview: #+ what the model is trained on, supervised tokens in colour: N=3
 	$(READY)

@@ -76,7 +76,7 @@ def vocabulary() -> list[str]:
 
 
 def conversations(n: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Rows in OpenAI's form of about :func:`lengths` tokens; a fifth has a tool and a call, one in a hundred occurs twice, one nearly."""
+    """Rows in OpenAI's form of about :func:`lengths` tokens; a fifth has a call, 1% occurs twice, 1% nearly."""
     rng, words = np.random.default_rng(seed), vocabulary()
     share = 1 / np.arange(1, len(words) + 1)
     place = np.cumsum(share / share.sum())

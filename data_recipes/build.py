@@ -21,8 +21,9 @@ from data_recipes.clean import Cleaner, Rejects, clean
 from octupus.config import DataStage, Recipe, SourceSection
 from octupus.data.augment import Augmentation
 from octupus.data.decontaminate import Benchmark
-from octupus.data.files import content_hash, value_hash
+from octupus.data.files import file_hashes, value_hash
 from octupus.data.language import LANGUAGES
+from octupus.data.lock import check_files
 from octupus.data.mix import Ingredient, Mixture, mix, parts, shuffled
 from octupus.data.render import Documents, Renderer, render_all
 from octupus.data.shards import Manifest, ShardWriter, read_manifest
@@ -109,10 +110,13 @@ class _Build:
 
     def _clean(self, section: SourceSection, key: str, against: Benchmark | None) -> _Found:
         source = open_source(section, self.run)
+        files = {} if source.path is None else file_hashes(source.path, source.label)
+        if source.fetched is not None and source.path is not None:
+            check_files(source.fetched, files, source.path)
         inputs = value_hash(
             {
                 "source": key,
-                "files": content_hash(source.path) if source.path is not None else None,
+                "files": files,
                 "code": self.code,
                 "against": against.digest if against else None,
                 "signed": self.recipe.data.near_duplicates is not None,
@@ -125,7 +129,7 @@ class _Build:
             _only(work)
             signed = self.recipe.data.near_duplicates is not None
             cleaner = Cleaner(section, source.path, against.folder if against else None, signed, work)
-            store = clean(source, cleaner, folder, inputs, self.reporter, self.workers)
+            store = clean(source, cleaner, folder, inputs, files, self.reporter, self.workers)
             facts = store.report
             print(f"data: {source.label}: read {facts['read']}, kept {facts['kept']}; {facts['worst'] or 'no rejects'}")
         return _Found(store, inputs)
@@ -205,6 +209,8 @@ class _Build:
             {
                 "source": f.store.report["source"],
                 "licence": f.store.report["licence"],
+                "revision": f.store.report["revision"],
+                "inputs": f.store.report["files"],
                 "epochs": section.epochs,
                 "rows": len(f.store),
                 "in_an_earlier_source": mixture.duplicates[i],

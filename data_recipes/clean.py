@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
@@ -134,8 +134,16 @@ def _benchmark(folder: Path) -> Benchmark:
     return Benchmark(folder)
 
 
-def clean(source: Source, cleaner: Cleaner, folder: Path, inputs: str, reporter: Reporter, workers: Workers) -> Store:
-    """Read every row of a source; see the module.
+def clean(
+    source: Source,
+    cleaner: Cleaner,
+    folder: Path,
+    inputs: str,
+    files: Mapping[str, str],
+    reporter: Reporter,
+    workers: Workers,
+) -> Store:
+    """Read every row of a source; see the module. ``files`` (sha256 by name) is what the report says it read.
 
     Raises:
         DataError: a file that cannot be read, or no space for the result.
@@ -165,6 +173,8 @@ def clean(source: Source, cleaner: Cleaner, folder: Path, inputs: str, reporter:
             "inputs": inputs,
             "source": source.label,
             "licence": source.licence,
+            "revision": source.fetched.revision if source.fetched else None,
+            "files": files,
             "read": read,
             "rejected": rejects.report(),
             "removed": removed.report(),

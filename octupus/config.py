@@ -282,7 +282,7 @@ def _scalar(text: str) -> Any:
 def _read(name: str, folder: Path) -> dict[str, Any]:
     path = folder / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml") if p.stem != "lock"))
         raise ConfigError(f"no recipe {name!r}: {path} does not exist; choose one of: {known}")
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
