@@ -104,7 +104,8 @@ class Benchmark:
         said = [folded(m.content) for m in conversation.messages if m.role == "user"]
         if not self._short.isdisjoint(said):
             return "BFCL question: equal"
-        shared = Counter(q for gram in grams(" ".join(said)) for q in self._index.get(gram, ()))
+        known = grams(" ".join(said)) & self._index.keys()
+        shared = Counter(q for gram in known for q in self._index[gram])
         for question, count in shared.items():
             if count >= SHARE * self._long[question]:
                 return f"BFCL question: {count} of {self._long[question]} n-grams"
