@@ -1,4 +1,4 @@
-"""Sources to shards: ``data/stage1``, ``data/stage2``, ``data/heldout.jsonl`` and ``data/report.json`` of a run.
+"""Sources to shards: a run's ``data/stage1``, ``data/stage2``, ``data/heldout.jsonl``, ``report.json`` and its page.
 
 Source by source: convert, check, deduplicate, decontaminate (clean.py). Stage by stage: near duplicates and caps
 (choose.py), mix, render in chunks, pack, write (octupus/data). What is finished and made from the same inputs is kept,
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from data_recipes import page
 from data_recipes.choose import Chosen, choose
 from data_recipes.clean import Cleaner, Rejects, clean
 from octupus.config import DataStage, Recipe, SourceSection
@@ -31,7 +32,7 @@ from octupus.data.sources import open_source, rows_code
 from octupus.data.store import Store
 from octupus.data.workers import Workers
 from octupus.errors import ConfigError, DataError
-from octupus.runs import Reporter, Run, publish_bytes, publish_json
+from octupus.runs import Reporter, Run, publish_bytes
 from octupus.tokenizer import load_wire
 from octupus.wire import Wire
 from octupus.wire.messages import canonical_json
@@ -65,8 +66,9 @@ def run(recipe: Recipe, run: Run) -> dict[str, Any]:
                 outputs[name] = {k: getattr(manifest, k) for k in ("rows", "documents", "tokens", "supervised_tokens")}
     if len(outputs) == 1:
         raise ConfigError(f"recipe {recipe.name!r}: neither data.stage1.sources nor data.stage2.sources names a source")
-    publish_json(stage.path / "report.json", build.report)
-    return {**outputs, "report": "data/report.json"}
+    page.publish(stage.path, build.report)
+    print(f"data: {stage.path / 'report.html'} shows what is in it")
+    return {**outputs, "report": "data/report.html"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class _Build:
             if key not in self.found:
                 self.found[key] = self._clean(section, key, against)
         self.report["sources"] = [f.store.report for f in self.found.values()]
-        publish_json(self.path / "report.json", self.report)
+        page.publish(self.path, self.report)
         for section in (*trained, *data.heldout):
             self._judge(section)
 
@@ -139,12 +141,12 @@ class _Build:
         if facts["reject_rate"] > section.max_reject_rate:
             raise DataError(
                 f"{facts['reject_rate']:.1%} of {facts['read']} rows rejected, {section.max_reject_rate:.1%} allowed: "
-                f"{facts['worst']}; look at {self.path / 'report.json'}, mend the source or raise its max_reject_rate",
+                f"{facts['worst']}; look at {self.path / 'report.html'}, mend the source or raise its max_reject_rate",
                 source=facts["source"],
             )
         if not facts["kept"]:
             raise DataError(
-                f"no row is left of {facts['read']}; look at {self.path / 'report.json'}", source=facts["source"]
+                f"no row is left of {facts['read']}; look at {self.path / 'report.html'}", source=facts["source"]
             )
 
     def write_heldout(self) -> NDArray[np.uint64]:
@@ -260,7 +262,7 @@ def write_stage(
         DataError: nothing is left to train on.
     """
     if not len(documents):
-        raise DataError("no document is left to train on; look at data/report.json", source=str(folder))
+        raise DataError("no document is left to train on; look at data/report.html", source=str(folder))
     taken: list[NDArray[np.int64]] = []
     with ShardWriter(folder) as writer:
         for number, keys in enumerate(mixture.passes):

@@ -31,6 +31,8 @@ def choose(stores: Sequence[Store], wanted: DataStage, threshold: float | None) 
     twin = np.full(int(starts[-1]), -1, np.int64)
     if threshold is not None:
         twin = NearDuplicates([store.signatures for store in stores]).find(threshold)
+        same = np.concatenate([store.column("identities") for store in stores])
+        twin[same == same[twin]] = -1  # equal rows of two sources are not nearly equal: mixing counts them
     chosen = Chosen([], [])
     for number, store in enumerate(stores):
         mine = twin[starts[number] : starts[number + 1]]
