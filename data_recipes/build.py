@@ -92,13 +92,12 @@ class _Build:
         """Clean each distinct source of the recipe once, then hold each against its rejection rate."""
         data = self.recipe.data
         benchmark = Benchmark.find() if data.decontaminate else None
-        self.report["decontamination"] = (
-            f"against {benchmark.description}"
-            if benchmark
-            else "not done: run `make bfcl-data` first, then build again"
-            if data.decontaminate
-            else "switched off by data.decontaminate"
-        )
+        if data.decontaminate and benchmark is None:
+            raise ConfigError(
+                f"recipe {self.recipe.name!r}: BFCL's data, which training data are kept free of, are not here; run "
+                "`make bfcl-data`, or set data.decontaminate=false"
+            )
+        self.report["decontamination"] = f"against {benchmark.description}" if benchmark else "switched off"
         trained = [s for name in STAGES for s in getattr(data, name).sources]
         for section in (*trained, *data.heldout):
             against = benchmark if section in trained else None

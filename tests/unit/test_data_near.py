@@ -112,7 +112,7 @@ def tool(name: str) -> dict[str, Any]:
     parameters = {"type": "object", "properties": properties, "required": ["city"]}
     return {
         "type": "function",
-        "function": {"name": name, "description": f"does {name}", "parameters": parameters, **more},
+        "function": {"name": name, "description": f"does {name}", "parameters": parameters},
     }
 
 
