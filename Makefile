@@ -39,12 +39,15 @@ serve: ## serve the run's newest model, in the background; make cancel ends it
 bfcl: ## measure the run's model: held-out accuracy and BFCL
 surgery: #+ special tokens into the base model; MODEL=folder-or-id OUT=folder for a model of your own
 teacher: #+ let the teacher answer the recipe's prompts
-data: #+ build the shards
+data: #+ build the shards; STAGE=stage1 those of one stage
 baseline: #+ held-out accuracy before training
 report: ## write runs/<RUN>/report/index.html
 stage1 stage2 serve bfcl surgery teacher data baseline report:
 	if [ "$@" = surgery ] && [ -n "$$MODEL" ]; then \
 		$(READY) && $(PY) -m octupus.surgery --model "$$MODEL" --out "$${OUT:?name the folder to write: OUT=...}"; \
+	elif [ "$@" = data ] && [ -n "$$STAGE" ]; then \
+		set -f; $(READY) --for $@ && $(SUBMIT) stage surgery && $(PY) -m data_recipes.build "$$STAGE" \
+			$${RECIPE:+--recipe "$$RECIPE"} $${RUN:+--run "$$RUN"} $${SET:+--set $$SET}; \
 	else \
 		$(READY) --for $@ && $(SUBMIT) stage $@; \
 	fi

@@ -161,7 +161,7 @@ def theirs(rows: Path, model: Path, cache: Path) -> float:
 
     def encode(row: dict[str, Any]) -> dict[str, Any]:
         messages = [{k: v for k, v in message.items() if v is not None} for message in row["messages"]]
-        done = tokenizer.apply_chat_template(
+        done: Any = tokenizer.apply_chat_template(
             messages,
             tools=row["tools"] or None,
             chat_template=template,
@@ -174,7 +174,7 @@ def theirs(rows: Path, model: Path, cache: Path) -> float:
     found = data.map(encode, num_proc=len(os.sched_getaffinity(0)), remove_columns=data.column_names)
     seconds = time.perf_counter() - began
     assert len(found) == len(data)
-    some = found[len(found) // 2]
+    some: dict[str, Any] = found[len(found) // 2]
     assert 0 < sum(some["assistant_masks"]) < len(some["input_ids"])
     return seconds
 

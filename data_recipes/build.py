@@ -7,7 +7,9 @@ so a killed build goes on.
 
 from __future__ import annotations
 
+import argparse
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from data_recipes import page
 from data_recipes.choose import Chosen, choose
 from data_recipes.clean import Cleaner, Rejects, clean
-from octupus.config import DataStage, Recipe, SourceSection
+from octupus.config import DataStage, Recipe, SourceSection, load
 from octupus.data.augment import Augmentation
 from octupus.data.decontaminate import Benchmark
 from octupus.data.files import file_hashes, value_hash
@@ -31,17 +33,18 @@ from octupus.data.shards import Manifest, ShardWriter, read_manifest
 from octupus.data.sources import open_source, rows_code
 from octupus.data.store import Store
 from octupus.data.workers import Workers
-from octupus.errors import ConfigError, DataError
+from octupus.errors import ConfigError, DataError, OctupusError
 from octupus.runs import Reporter, Run, publish_bytes
 from octupus.tokenizer import load_wire
 from octupus.wire import Wire
 from octupus.wire.messages import canonical_json
 
-STAGES: tuple[Literal["stage1", "stage2"], ...] = ("stage1", "stage2")
+StageName = Literal["stage1", "stage2"]
+STAGES: tuple[StageName, ...] = ("stage1", "stage2")
 
 
-def run(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Build everything that training and the held-out measure read.
+def run(recipe: Recipe, run: Run, stages: Sequence[StageName] = STAGES) -> dict[str, Any]:
+    """Build everything that training (or some of its stages) and the held-out measure read.
 
     Returns:
         Rows, documents and tokens of each stage, and the number of held-out conversations.
@@ -56,16 +59,17 @@ def run(recipe: Recipe, run: Run) -> dict[str, Any]:
     with Workers() as workers:
         with stage.reporting(None, "conversations") as reporter:
             build = _Build(recipe, run, wire, model, reporter, workers)
-            build.clean_all()
+            build.clean_all(stages)
             held_out = build.write_heldout()
         outputs: dict[str, Any] = {"heldout": len(held_out)}
-        for name in STAGES:
+        for name in stages:
             wanted: DataStage = getattr(recipe.data, name)
             if wanted.sources:
                 manifest = build.stage(name, wanted, held_out)
                 outputs[name] = {k: getattr(manifest, k) for k in ("rows", "documents", "tokens", "supervised_tokens")}
     if len(outputs) == 1:
-        raise ConfigError(f"recipe {recipe.name!r}: neither data.stage1.sources nor data.stage2.sources names a source")
+        named = " nor ".join(f"data.{name}.sources" for name in stages)
+        raise ConfigError(f"recipe {recipe.name!r}: no source in {named}")
     page.publish(stage.path, build.report)
     print(f"data: {stage.path / 'report.html'} shows what is in it")
     return {**outputs, "report": "data/report.html"}
@@ -88,7 +92,7 @@ class _Build:
         self.code = rows_code()
         self.report: dict[str, Any] = {"recipe": recipe.name, "fingerprint": wire.fingerprint}
 
-    def clean_all(self) -> None:
+    def clean_all(self, stages: Sequence[StageName]) -> None:
         """Clean each distinct source of the recipe once, then hold each against its rejection rate."""
         data = self.recipe.data
         benchmark = Benchmark.find() if data.decontaminate else None
@@ -98,7 +102,7 @@ class _Build:
                 "`make bfcl-data`, or set data.decontaminate=false"
             )
         self.report["decontamination"] = f"against {benchmark.description}" if benchmark else "switched off"
-        trained = [s for name in STAGES for s in getattr(data, name).sources]
+        trained = [s for name in stages for s in getattr(data, name).sources]
         for section in (*trained, *data.heldout):
             against = benchmark if section in trained else None
             key = source_key(section)
@@ -321,3 +325,25 @@ def source_key(section: SourceSection) -> str:
     """Names what is read, not how often: equal for two stages that take the same rows."""
     what = section.model_dump(mode="json", exclude={"epochs", "max_reject_rate"})
     return f"{section.name}-{value_hash(what)[:10]}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``make data STAGE=stage2``: the shards of one stage; the chain's own data stage takes up what is finished."""
+    parser = argparse.ArgumentParser(prog="python -m data_recipes.build", description=main.__doc__)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--recipe", default="v2")
+    parser.add_argument("--run", default=None, help="folder below runs/; default: the recipe's name")
+    parser.add_argument("--set", nargs="*", default=[], metavar="path=value")
+    chosen = parser.parse_args(arguments)
+    try:
+        recipe = load(chosen.recipe, chosen.set)
+        folder = Run(Path("runs") / (chosen.run or recipe.name))
+        print(run(recipe, folder, [chosen.stage])[chosen.stage])
+    except OctupusError as error:
+        print(f"data: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from data_recipes import preview
+from data_recipes.build import main as build_main
 from data_recipes.build import run as build
 from octupus.config import Recipe
 from octupus.data import Shards
@@ -278,6 +279,22 @@ def test_what_cannot_be_read_or_written_is_named_and_leaves_no_shards(tmp_path: 
     assert tree(run.path / "data/stage1") == tree(calm.path / "data/stage1")
 
 
+def test_one_stage_alone_gives_the_bytes_that_it_has_among_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", talks(50))
+    chosen = suite([source(path)], stage2={"context": 300, "sources": [source(path, epochs=0.5)]})
+    whole = run_folder(tmp_path / "whole")
+    build(chosen, whole)
+    part = run_folder(tmp_path / "runs/test")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("data_recipes.build.load", lambda *_: chosen)
+    assert build_main(["stage2", "--recipe", "test"]) == 0
+    assert tree(part.path / "data/stage2") == tree(whole.path / "data/stage2")
+    assert not (part.path / "data/stage1").exists() and "'documents': 25" in capsys.readouterr().out
+    assert build_main(["stage1", "--run", "nowhere"]) == 2 and "does not exist" in capsys.readouterr().err
+
+
 def test_decontamination_is_done_or_switched_off_but_never_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,7 +305,7 @@ def test_decontamination_is_done_or_switched_off_but_never_forgotten(
 
 
 def test_empty_recipes_and_missing_surgery_get_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"names a source"):
+    with pytest.raises(ConfigError, match=r"no source in data.stage1.sources nor"):
         build(recipe(), run_folder(tmp_path / "run"))
     with pytest.raises(DataError, match=r"no such file|does not exist"):
         build(suite([source(tmp_path / "nowhere.jsonl")]), run_folder(tmp_path / "run2"))
