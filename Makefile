@@ -15,7 +15,7 @@ SUBMIT := $(PY) -m slurm.submit
 STATUS := $(PY) -m slurm.status
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test stage1 stage2 serve bfcl status report logs cancel endpoint preview surgery teacher data \
+.PHONY: help setup demo test stage1 stage2 serve bfcl status report logs cancel endpoint fetch preview surgery teacher data \
 	baseline all bfcl-data test-full check clean
 .SILENT:
 # One target after the other, also where the shell's MAKEFLAGS says -j: stage2 waits for stage1.
@@ -41,12 +41,15 @@ serve: ## serve the run's newest model, in the background; make cancel ends it
 bfcl: ## measure the run's model: held-out accuracy and BFCL
 surgery: #+ special tokens into the base model; MODEL=folder-or-id OUT=folder for a model of your own
 teacher: #+ let the teacher answer the recipe's prompts
-data: #+ build the shards
+data: #+ build the shards; STAGE=stage1 those of one stage
 baseline: #+ held-out accuracy before training
 report: ## write runs/<RUN>/report/index.html
 stage1 stage2 serve bfcl surgery teacher data baseline report:
 	if [ "$@" = surgery ] && [ -n "$$MODEL" ]; then \
 		$(READY) && $(PY) -m octupus.surgery --model "$$MODEL" --out "$${OUT:?name the folder to write: OUT=...}"; \
+	elif [ "$@" = data ] && [ -n "$$STAGE" ]; then \
+		set -f; $(READY) --for $@ && $(SUBMIT) stage surgery && $(PY) -m data_recipes.build "$$STAGE" \
+			$${RECIPE:+--recipe "$$RECIPE"} $${RUN:+--run "$$RUN"} $${SET:+--set $$SET}; \
 	else \
 		$(READY) --for $@ && $(SUBMIT) stage $@; \
 	fi
@@ -62,6 +65,10 @@ endpoint: #+ where the run's server answers
 status logs cancel endpoint:
 	$(READY)
 	$(STATUS) $@
+
+fetch: #+ everything that RECIPE names on the hub, sizes first; HF_ENDPOINT= names a mirror
+	$(READY)
+	set -f; $(PY) -m data_recipes.fetch $${RECIPE:+--recipe "$$RECIPE"} $${SET:+--set $$SET}
 
 preview: #+ what the model is trained on, supervised tokens in colour: N=3
 	$(READY)

@@ -1,15 +1,16 @@
-"""Sources to shards: ``data/stage1``, ``data/stage2``, ``data/heldout.jsonl`` and ``data/report.json`` of a run.
+"""Sources to shards: a run's ``data/stage1``, ``data/stage2``, ``data/heldout.jsonl``, ``report.json`` and its page.
 
-Source by source: convert, check, deduplicate, decontaminate (clean.py). Stage by stage: mix, render in chunks, pack,
-write (octupus/data). What is finished and made from the same inputs is kept, so a killed build goes on.
+Source by source: convert, check, deduplicate, decontaminate (clean.py). Stage by stage: near duplicates and caps
+(choose.py), mix, render in chunks, pack, write (octupus/data). What is finished and made from the same inputs is kept,
+so a killed build goes on.
 """
 
 from __future__ import annotations
 
-import os
+import argparse
 import shutil
+import sys
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,26 +18,33 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_recipes.clean import Rejects, clean
-from octupus.config import DataStage, Recipe, SourceSection
+from data_recipes import page
+from data_recipes.choose import Chosen, choose
+from data_recipes.clean import Cleaner, Rejects, clean
+from octupus.config import DataStage, Recipe, SourceSection, load
+from octupus.data.augment import Augmentation
 from octupus.data.decontaminate import Benchmark
-from octupus.data.files import content_hash, value_hash
-from octupus.data.mix import Ingredient, Mixture, mix, shuffled
+from octupus.data.files import file_hashes, value_hash
+from octupus.data.language import LANGUAGES
+from octupus.data.lock import check_files
+from octupus.data.mix import Ingredient, Mixture, mix, parts, shuffled
 from octupus.data.render import Documents, Renderer, render_all
 from octupus.data.shards import Manifest, ShardWriter, read_manifest
 from octupus.data.sources import open_source, rows_code
 from octupus.data.store import Store
-from octupus.errors import ConfigError, DataError
-from octupus.runs import Reporter, Run, publish_bytes, publish_json
+from octupus.data.workers import Workers
+from octupus.errors import ConfigError, DataError, OctupusError
+from octupus.runs import Reporter, Run, publish_bytes
 from octupus.tokenizer import load_wire
 from octupus.wire import Wire
 from octupus.wire.messages import canonical_json
 
-STAGES: tuple[Literal["stage1", "stage2"], ...] = ("stage1", "stage2")
+StageName = Literal["stage1", "stage2"]
+STAGES: tuple[StageName, ...] = ("stage1", "stage2")
 
 
-def run(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Build everything that training and the held-out measure read.
+def run(recipe: Recipe, run: Run, stages: Sequence[StageName] = STAGES) -> dict[str, Any]:
+    """Build everything that training (or some of its stages) and the held-out measure read.
 
     Returns:
         Rows, documents and tokens of each stage, and the number of held-out conversations.
@@ -48,20 +56,23 @@ def run(recipe: Recipe, run: Run) -> dict[str, Any]:
     stage = run.stage("data")
     model = run.stage("surgery").path / "model"
     wire, _ = load_wire(model, recipe.wire.dialect, recipe.wire.system)
-    with stage.reporting(None, "conversations") as reporter:
-        build = _Build(recipe, run, wire, model, reporter)
-        build.clean_all()
-        held_out = build.write_heldout()
-    outputs: dict[str, Any] = {"heldout": len(held_out)}
-    for name in STAGES:
-        wanted: DataStage = getattr(recipe.data, name)
-        if wanted.sources:
-            manifest = build.stage(name, wanted, held_out)
-            outputs[name] = {k: getattr(manifest, k) for k in ("rows", "documents", "tokens", "supervised_tokens")}
+    with Workers() as workers:
+        with stage.reporting(None, "conversations") as reporter:
+            build = _Build(recipe, run, wire, model, reporter, workers)
+            build.clean_all(stages)
+            held_out = build.write_heldout()
+        outputs: dict[str, Any] = {"heldout": len(held_out)}
+        for name in stages:
+            wanted: DataStage = getattr(recipe.data, name)
+            if wanted.sources:
+                manifest = build.stage(name, wanted, held_out)
+                outputs[name] = {k: getattr(manifest, k) for k in ("rows", "documents", "tokens", "supervised_tokens")}
     if len(outputs) == 1:
-        raise ConfigError(f"recipe {recipe.name!r}: neither data.stage1.sources nor data.stage2.sources names a source")
-    publish_json(stage.path / "report.json", build.report)
-    return {**outputs, "report": "data/report.json"}
+        named = " nor ".join(f"data.{name}.sources" for name in stages)
+        raise ConfigError(f"recipe {recipe.name!r}: no source in {named}")
+    page.publish(stage.path, build.report)
+    print(f"data: {stage.path / 'report.html'} shows what is in it")
+    return {**outputs, "report": "data/report.html"}
 
 
 @dataclass(frozen=True)
@@ -73,49 +84,57 @@ class _Found:
 
 
 class _Build:
-    def __init__(self, recipe: Recipe, run: Run, wire: Wire, model: Path, reporter: Reporter) -> None:
+    def __init__(self, recipe: Recipe, run: Run, wire: Wire, model: Path, reporter: Reporter, workers: Workers) -> None:
         self.recipe, self.run, self.wire, self.model, self.reporter = recipe, run, wire, model, reporter
+        self.workers = workers
         self.path = run.stage("data").path
         self.found: dict[str, _Found] = {}
         self.code = rows_code()
         self.report: dict[str, Any] = {"recipe": recipe.name, "fingerprint": wire.fingerprint}
 
-    def clean_all(self) -> None:
+    def clean_all(self, stages: Sequence[StageName]) -> None:
         """Clean each distinct source of the recipe once, then hold each against its rejection rate."""
         data = self.recipe.data
         benchmark = Benchmark.find() if data.decontaminate else None
-        self.report["decontamination"] = (
-            f"against {benchmark.description}"
-            if benchmark
-            else "not done: run `make bfcl-data` first, then build again"
-            if data.decontaminate
-            else "switched off by data.decontaminate"
-        )
-        trained = [s for name in STAGES for s in getattr(data, name).sources]
+        if data.decontaminate and benchmark is None:
+            raise ConfigError(
+                f"recipe {self.recipe.name!r}: BFCL's data, which training data are kept free of, are not here; run "
+                "`make bfcl-data`, or set data.decontaminate=false"
+            )
+        self.report["decontamination"] = f"against {benchmark.description}" if benchmark else "switched off"
+        trained = [s for name in stages for s in getattr(data, name).sources]
         for section in (*trained, *data.heldout):
             against = benchmark if section in trained else None
             key = source_key(section)
             if key not in self.found:
                 self.found[key] = self._clean(section, key, against)
         self.report["sources"] = [f.store.report for f in self.found.values()]
-        publish_json(self.path / "report.json", self.report)
+        page.publish(self.path, self.report)
         for section in (*trained, *data.heldout):
             self._judge(section)
 
     def _clean(self, section: SourceSection, key: str, against: Benchmark | None) -> _Found:
         source = open_source(section, self.run)
+        files = {} if source.path is None else file_hashes(source.path, source.label)
+        if source.fetched is not None and source.path is not None:
+            check_files(source.fetched, files, source.path)
         inputs = value_hash(
             {
                 "source": key,
-                "files": content_hash(source.path) if source.path is not None else None,
+                "files": files,
                 "code": self.code,
                 "against": against.digest if against else None,
+                "signed": self.recipe.data.near_duplicates is not None,
             }
         )
         folder = self.path / "clean" / key
         store = Store.find(folder, inputs)
         if store is None:
-            store = clean(source, folder, inputs, against, self.reporter)
+            work = self.path / "work" / key / inputs[:16]
+            _only(work)
+            signed = self.recipe.data.near_duplicates is not None
+            cleaner = Cleaner(section, source.path, against.folder if against else None, signed, work)
+            store = clean(source, cleaner, folder, inputs, files, self.reporter, self.workers)
             facts = store.report
             print(f"data: {source.label}: read {facts['read']}, kept {facts['kept']}; {facts['worst'] or 'no rejects'}")
         return _Found(store, inputs)
@@ -125,24 +144,24 @@ class _Build:
         if facts["reject_rate"] > section.max_reject_rate:
             raise DataError(
                 f"{facts['reject_rate']:.1%} of {facts['read']} rows rejected, {section.max_reject_rate:.1%} allowed: "
-                f"{facts['worst']}; look at {self.path / 'report.json'}, mend the source or raise its max_reject_rate",
+                f"{facts['worst']}; look at {self.path / 'report.html'}, mend the source or raise its max_reject_rate",
                 source=facts["source"],
             )
         if not facts["kept"]:
             raise DataError(
-                f"no row is left of {facts['read']}; look at {self.path / 'report.json'}", source=facts["source"]
+                f"no row is left of {facts['read']}; look at {self.path / 'report.html'}", source=facts["source"]
             )
 
     def write_heldout(self) -> NDArray[np.uint64]:
         """``data/heldout.jsonl``; returns the digests of its questions, which training must not see."""
-        parts = [self.found[source_key(s)].store for s in self.recipe.data.heldout]
+        held = [self.found[source_key(s)].store for s in self.recipe.data.heldout]
         lines = [
             canonical_json({"tools": [], **row["conversation"], "split": "unseen", "kind": "", **row["labels"]})
-            for part in parts
-            for row in part
+            for store in held
+            for row in store
         ]
         publish_bytes(self.path / "heldout.jsonl", "".join(f"{line}\n" for line in lines).encode())
-        return np.concatenate([p.questions for p in parts]) if parts else np.zeros(0, np.uint64)
+        return np.concatenate([np.zeros(0, np.uint64), *(store.column("questions") for store in held)])
 
     def stage(self, name: str, wanted: DataStage, held_out: NDArray[np.uint64]) -> Manifest:
         """Mix, render, pack and write one stage, unless its shards are there."""
@@ -150,6 +169,7 @@ class _Build:
         inputs = value_hash(
             {
                 "stage": wanted.model_dump(mode="json"),
+                "near_duplicates": self.recipe.data.near_duplicates,
                 "sources": [f.inputs for f in found],
                 "held_out": value_hash(np.unique(held_out).tolist()),
                 "fingerprint": self.wire.fingerprint,
@@ -162,14 +182,23 @@ class _Build:
         except DataError:
             manifest = None
         if manifest is None or manifest.inputs != inputs:
-            parts = [
-                Ingredient(f.store.report["source"], s.epochs, f.store.identities, f.store.questions)
-                for f, s in zip(found, wanted.sources, strict=True)
+            chosen = choose([f.store for f in found], wanted, self.recipe.data.near_duplicates)
+            ingredients = [
+                Ingredient(
+                    f.store.report["source"],
+                    s.epochs,
+                    f.store.column("identities"),
+                    f.store.column("questions"),
+                    chosen.left_out[i],
+                )
+                for i, (f, s) in enumerate(zip(found, wanted.sources, strict=True))
             ]
-            mixture = mix(parts, held_out, wanted.seed)
+            mixture = mix(ingredients, held_out, wanted.seed, variants=wanted.balance.changes)
             documents = self._render(name, wanted, mixture, inputs, found)
-            facts = self._facts(found, wanted, mixture)
-            manifest = write_stage(folder, wanted, mixture, documents, facts, inputs, self.wire.fingerprint)
+            facts = self._facts(found, wanted, mixture, chosen)
+            columns = [(f.store.column("languages"), f.store.column("tools")) for f in found]
+            manifest = write_stage(folder, wanted, mixture, documents, facts, columns, inputs, self.wire.fingerprint)
+            documents.close()
             shutil.rmtree(self.path / "work" / name)
             print(
                 f"data: {name}: {manifest.rows} rows of {wanted.context}, {manifest.documents} documents, "
@@ -178,15 +207,20 @@ class _Build:
         self.report[name] = manifest.model_dump(mode="json", exclude={"files"})
         return manifest
 
-    def _facts(self, found: Sequence[_Found], wanted: DataStage, mixture: Mixture) -> list[dict[str, Any]]:
+    def _facts(
+        self, found: Sequence[_Found], wanted: DataStage, mixture: Mixture, chosen: Chosen
+    ) -> list[dict[str, Any]]:
         return [
             {
                 "source": f.store.report["source"],
                 "licence": f.store.report["licence"],
+                "revision": f.store.report["revision"],
+                "inputs": f.store.report["files"],
                 "epochs": section.epochs,
                 "rows": len(f.store),
                 "in_an_earlier_source": mixture.duplicates[i],
                 "held_out": mixture.held_out[i],
+                **chosen.facts[i],
             }
             for i, (f, section) in enumerate(zip(found, wanted.sources, strict=True))
         ]
@@ -194,27 +228,25 @@ class _Build:
     def _render(
         self, name: str, wanted: DataStage, mixture: Mixture, inputs: str, found: Sequence[_Found]
     ) -> Documents:
-        work = self.path / "work" / name
-        for stale in work.glob("*"):
-            if stale.name != inputs[:16]:
-                shutil.rmtree(stale)
+        work = self.path / "work" / name / inputs[:16]
+        _only(work)
         sources = tuple((f.store.folder, f.inputs) for f in found)
-        wire = self.recipe.wire
-        renderer = Renderer(self.model, wire.dialect, wire.system, wanted.context, sources, work / inputs[:16])
-        pairs = mixture.unique()
+        wire, change = self.recipe.wire, Augmentation(wanted.balance, wanted.seed) if wanted.balance.changes else None
+        renderer = Renderer(self.model, wire.dialect, wire.system, wanted.context, sources, work, change)
+        keys = mixture.unique()
         folders = []
-        with self.run.stage("data").reporting(len(pairs), "conversations") as reporter:
-            try:
-                for count, folder in render_all(renderer, pairs, len(os.sched_getaffinity(0))):
-                    folders.append(folder)
-                    reporter.advance(count, f"rendering {name}")
-            except BrokenProcessPool as error:
-                raise DataError(
-                    "a process that rendered was killed, most likely for want of memory; run the same command again, "
-                    "what is finished is kept",
-                    source=f"data.{name}",
-                ) from error
-        return Documents(folders, pairs)
+        with self.run.stage("data").reporting(len(keys), "conversations") as reporter:
+            for count, folder in render_all(renderer, keys, self.workers):
+                folders.append(folder)
+                reporter.advance(count, f"rendering {name}")
+        return Documents(folders, keys)
+
+
+def _only(folder: Path) -> None:
+    """Remove what other inputs left half made beside a folder."""
+    for stale in folder.parent.glob("*"):
+        if stale.name != folder.name:
+            shutil.rmtree(stale)
 
 
 def write_stage(
@@ -223,6 +255,7 @@ def write_stage(
     mixture: Mixture,
     documents: Documents,
     sources: list[dict[str, Any]],
+    columns: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint16]]],
     inputs: str,
     fingerprint: str,
 ) -> Manifest:
@@ -232,30 +265,85 @@ def write_stage(
         DataError: nothing is left to train on.
     """
     if not len(documents):
-        raise DataError("no document is left to train on; look at data/report.json", source=str(folder))
-    counts = np.zeros((len(sources), 2), np.int64)
+        raise DataError("no document is left to train on; look at data/report.html", source=str(folder))
+    taken: list[NDArray[np.int64]] = []
     with ShardWriter(folder) as writer:
-        for number, pairs in enumerate(mixture.passes):
-            chosen = documents.find(shuffled(pairs, wanted.seed, number))
-            np.add.at(counts[:, 0], documents.pairs[chosen, 0], 1)
-            np.add.at(counts[:, 1], documents.pairs[chosen, 0], documents.tokens[chosen])
+        for number, keys in enumerate(mixture.passes):
+            chosen = documents.find(shuffled(keys, wanted.seed, number))
+            taken.append(chosen)
             documents.write_packed(chosen, wanted.context, writer)
         dropped = Rejects()
         for source, row, reason in documents.dropped:
             dropped.add(reason, f"{sources[source]['source']}#{row}")
+        all_taken = np.concatenate(taken)
         mixed = [
-            {**facts, "documents": int(n), "tokens": int(tokens)}
-            for facts, (n, tokens) in zip(sources, counts, strict=True)
+            {**facts, **mine} for facts, mine in zip(sources, _counted(documents, all_taken, columns), strict=True)
         ]
         return writer.publish(
             context=wanted.context,
             fingerprint=fingerprint,
             inputs=inputs,
-            details={"sources": mixed, "dropped": dropped.report()},
+            details={
+                "sources": mixed,
+                "dropped": dropped.report(),
+                "lengths": histogram(documents.tokens[all_taken], wanted.context),
+            },
         )
+
+
+def _counted(
+    documents: Documents,
+    taken: NDArray[np.int64],
+    columns: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint16]]],
+) -> list[dict[str, Any]]:
+    """For each source what it gave to the shards: documents, tokens, documents by language and by number of tools."""
+    sources, _, rows = parts(documents.keys[taken])
+    tokens, found = documents.tokens[taken], []
+    for number, (languages, tools) in enumerate(columns):
+        mine = sources == number
+        by_language = np.bincount(languages[rows[mine]], minlength=len(LANGUAGES)).tolist()
+        offered, documents_of = np.unique(tools[rows[mine]], return_counts=True)
+        found.append(
+            {
+                "documents": int(mine.sum()),
+                "tokens": int(tokens[mine].sum()),
+                "languages": {name: n for name, n in zip(LANGUAGES, by_language, strict=True) if n},
+                "tools": dict(zip(map(str, offered.tolist()), documents_of.tolist(), strict=True)),
+            }
+        )
+    return found
+
+
+def histogram(tokens: NDArray[np.int64], context: int) -> dict[str, list[int]]:
+    """Documents by length: ``{"upto": [...], "documents": [...]}``, twenty bins of equal width."""
+    edges = np.linspace(0, context, 21).round().astype(np.int64)
+    counts, _ = np.histogram(tokens, bins=edges + np.int64(1))
+    return {"upto": edges[1:].tolist(), "documents": counts.tolist()}
 
 
 def source_key(section: SourceSection) -> str:
     """Names what is read, not how often: equal for two stages that take the same rows."""
     what = section.model_dump(mode="json", exclude={"epochs", "max_reject_rate"})
     return f"{section.name}-{value_hash(what)[:10]}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``make data STAGE=stage2``: the shards of one stage; the chain's own data stage takes up what is finished."""
+    parser = argparse.ArgumentParser(prog="python -m data_recipes.build", description=main.__doc__)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--recipe", default="v2")
+    parser.add_argument("--run", default=None, help="folder below runs/; default: the recipe's name")
+    parser.add_argument("--set", nargs="*", default=[], metavar="path=value")
+    chosen = parser.parse_args(arguments)
+    try:
+        recipe = load(chosen.recipe, chosen.set)
+        folder = Run(Path("runs") / (chosen.run or recipe.name))
+        print(run(recipe, folder, [chosen.stage])[chosen.stage])
+    except OctupusError as error:
+        print(f"data: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from octupus.constrain.validate import Validator
+from octupus.data.language import language_of
 from octupus.errors import ConstraintError, DataError
 from octupus.wire.messages import Conversation, Message, Tool, ToolCall
 
@@ -29,6 +30,17 @@ def check(conversation: Conversation) -> None:
             _call(call, schemas)
         if message.tool_calls and at + 1 < len(messages):
             _results(message.tool_calls, messages, at + 1)
+
+
+def check_language(script: str, wanted: Collection[str]) -> None:
+    """Refuse a conversation in a script that the source is not asked for; one without letters is in any language.
+
+    Raises:
+        DataError: naming the script.
+    """
+    language = language_of(script)
+    if language != "none" and language not in wanted:
+        raise DataError(f"language: written in {script} letters, wanted {', '.join(wanted)}")
 
 
 def _order(messages: Sequence[Message]) -> None:

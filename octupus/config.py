@@ -81,6 +81,8 @@ class SourceSection(Section):
     epochs: float = Field(default=1.0, gt=0)
     limit: int | None = Field(default=None, gt=0)
     max_reject_rate: float = Field(default=0.2, ge=0, le=1)
+    languages: tuple[Literal["en", "zh"], ...] = ("en", "zh")
+    """Rows written otherwise are rejected; told by script, so ``en`` is anything in Latin letters."""
     options: dict[str, Any] = {}
     """Passed to the source as keyword arguments (a config's name, a split, a seed)."""
 
@@ -94,11 +96,31 @@ class TeacherSection(Section):
     engine_args: dict[str, Any] = {}
 
 
+class BalanceSection(Section):
+    """What is done to tool conversations so that a model reads the tools instead of remembering them; all off."""
+
+    max_per_function: int | None = Field(default=None, gt=0)
+    """Rows of one source that call one function; which ones is a seeded choice."""
+    mask_names: float = Field(default=0.0, ge=0, le=1)
+    """Share of conversations whose functions and parameters get random names, where descriptions tell what they do."""
+    shuffle_tools: float = Field(default=0.0, ge=0, le=1)
+    """Share of conversations whose tools come in a random order."""
+    distractors: int = Field(default=0, ge=0)
+    """At most so many tools of other conversations are added to one's own."""
+    irrelevance: float = Field(default=0.0, ge=0, le=1)
+    """Share of conversations with a call that lose the right tool, so that the right answer is text."""
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.mask_names or self.shuffle_tools or self.distractors or self.irrelevance)
+
+
 class DataStage(Section):
     """The shards of one training stage."""
 
     context: int = Field(default=4096, gt=0)
     sources: tuple[SourceSection, ...] = ()
+    balance: BalanceSection = BalanceSection()
     seed: int = 0
 
 
@@ -108,6 +130,8 @@ class DataSection(Section):
     heldout: tuple[SourceSection, ...] = ()
     """Conversations that are never trained on; exact-call accuracy is measured on them."""
     decontaminate: bool = True
+    near_duplicates: float | None = Field(default=0.9, gt=0.5, le=1)
+    """The share of five-word runs from which on two conversations of a stage count as one; null: exact ones only."""
 
 
 class DeepSpeedSection(Section):
@@ -278,7 +302,7 @@ def scalar(text: str, where: str) -> Any:
 def _read(name: str, folder: Path) -> dict[str, Any]:
     path = folder / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml") if p.stem != "lock"))
         raise ConfigError(f"no recipe {name!r}: {path} does not exist; choose one of: {known}")
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -13,12 +13,9 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 
 from octupus.config import ScratchModel
 from octupus.errors import ConfigError
+from octupus.tokenizer import QWEN2_PATTERN
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""Qwen2's pre-tokenizer."""
 SPARE_ROWS = 64
 """Embedding rows behind the tokenizer's last id, as Qwen2.5 has them: surgery's tokens fit without resizing."""
 
@@ -26,7 +23,7 @@ SPARE_ROWS = 64
 def byte_level(model: models.BPE) -> tokenizers.Tokenizer:
     """``model`` with Qwen2's pre-tokenizer and the byte-level decoder, no normaliser, no added tokens."""
     tokenizer = tokenizers.Tokenizer(model)
-    split = pre_tokenizers.Split(tokenizers.Regex(PATTERN), behavior="isolated", invert=False)
+    split = pre_tokenizers.Split(tokenizers.Regex(QWEN2_PATTERN), behavior="isolated", invert=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )

@@ -1,6 +1,6 @@
 """A Hugging Face tokenizer folder as the wire format's Tokenizer, without transformers and without its traps.
 
-Text is encoded by a ``tokenizers.Tokenizer`` that knows no added tokens and no normaliser: what a user writes can
+Text is encoded by a tokenizer that knows no added tokens and no normaliser: what a user writes can
 neither become a special token nor be changed (Qwen's own file normalises to NFC, and ``split_special_tokens`` of
 transformers still matches added tokens that are not marked special, ``<tool_call>`` among them).
 """
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import tiktoken
 import tokenizers
 from jinja2 import Template, TemplateError
 from jinja2.ext import loopcontrols
@@ -64,21 +66,7 @@ class HfTokenizer:
         latin = {ord(c): b for c, b in byte_alphabet().items()}
         for token, id in vocab.items():
             self._bytes[id] = token.translate(latin).encode("latin-1")
-        plain = {
-            **spec,
-            "added_tokens": [],
-            "normalizer": None,
-            "post_processor": None,
-            "truncation": None,
-            "padding": None,
-        }
-        plain["model"] = {**spec["model"], "vocab": vocab}
-        self._text = tokenizers.Tokenizer.from_str(json.dumps(plain))
-
-    def encode(self, text: str) -> list[int]:
-        # the batch call is the one that need not track offsets: up to twice as fast
-        ids: list[int] = self._text.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        return ids
+        self.encode: Callable[[str], list[int]] = _by_rank(spec, vocab, self._bytes) or _by_merges(spec, vocab)
 
     def decode(self, ids: Sequence[int]) -> str:
         table, size = self._bytes, self.size
@@ -124,6 +112,61 @@ class HfTokenizer:
     def token(self, id: int) -> str:
         """An added token's string."""
         return next(text for text, known in self.added_tokens.items() if known == id)
+
+
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Qwen2's pre-tokenizer; it leaves no character out."""
+
+
+def _by_rank(
+    spec: Mapping[str, Any], vocab: Mapping[str, int], tokens: Sequence[bytes | None]
+) -> Callable[[str], list[int]] | None:
+    """tiktoken's encoder, ten times as fast as :func:`_by_merges`, or None where the two might differ.
+
+    tiktoken joins the neighbours whose union has the lowest id, a tokenizer.json the pair that stands first among its
+    merges. That is the same where ids rise with the merges and each token has one merge: as long as two neighbours make
+    up a token's bytes, every merge inside these bytes was one that the bytes alone would have seen, too.
+    """
+    split = {"type": "Split", "pattern": {"Regex": QWEN2_PATTERN}, "behavior": "Isolated", "invert": False}
+    pieces = spec["pre_tokenizer"].get("pretokenizers", [])
+    model = spec["model"]
+    merged = [vocab.get("".join(m.split(" ") if isinstance(m, str) else m)) for m in model["merges"]]
+    if (
+        len(pieces) != 2
+        or pieces[0] != split
+        or (pieces[1]["type"], pieces[1].get("use_regex"), pieces[1].get("add_prefix_space"))
+        != ("ByteLevel", False, False)
+        or None in merged
+        or any(a >= b for a, b in pairwise(merged))  # type: ignore[operator]
+        or len(merged) + 256 != len(vocab)
+        or len({t for t in tokens if t is not None and len(t) == 1}) != 256
+        or model.get("ignore_merges")
+    ):
+        return None
+    ranks = {token: id for id, token in enumerate(tokens) if token is not None}
+    known = tiktoken.Encoding("text", pat_str=QWEN2_PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+    def encode(text: str) -> list[int]:
+        if not text.isascii():
+            text.encode()  # raises on lone surrogates, which tiktoken would replace
+        return known.encode_ordinary(text)
+
+    return encode
+
+
+def _by_merges(spec: Mapping[str, Any], vocab: Mapping[str, int]) -> Callable[[str], list[int]]:
+    bare = dict.fromkeys(("normalizer", "post_processor", "truncation", "padding"))
+    plain = {**spec, **bare, "added_tokens": [], "model": {**spec["model"], "vocab": vocab}}
+    text = tokenizers.Tokenizer.from_str(json.dumps(plain))
+
+    def encode(some: str) -> list[int]:
+        # the batch call is the one that need not track offsets: up to twice as fast
+        ids: list[int] = text.encode_batch_fast([some], add_special_tokens=False)[0].ids
+        return ids
+
+    return encode
 
 
 def _tojson(value: Any, indent: int | None = None) -> str:

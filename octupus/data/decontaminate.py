@@ -7,7 +7,6 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,20 @@ CHARACTERS, MIN_CHARACTERS = 6, 16
 _CJK = re.compile(r"[\u3400-\u9fff]")
 
 
-@lru_cache(maxsize=1 << 16)
-def _kept(character: str) -> str:
-    return "" if unicodedata.category(character)[0] in "PS" else character
+class _Kept(dict[int, int | None]):
+    """For ``str.translate``: punctuation and symbols go, whatever else stays."""
+
+    def __missing__(self, code: int) -> int | None:
+        self[code] = None if unicodedata.category(chr(code))[0] in "PS" else code
+        return self[code]
+
+
+_KEPT = _Kept()
 
 
 def folded(text: str) -> str:
     """NFKC, lower case, no punctuation, single blanks."""
-    text = unicodedata.normalize("NFKC", text).lower()
-    return " ".join("".join(map(_kept, text)).split())
+    return " ".join(unicodedata.normalize("NFKC", text).lower().translate(_KEPT).split())
 
 
 def grams(text: str) -> set[str]:
@@ -100,7 +104,8 @@ class Benchmark:
         said = [folded(m.content) for m in conversation.messages if m.role == "user"]
         if not self._short.isdisjoint(said):
             return "BFCL question: equal"
-        shared = Counter(q for gram in grams(" ".join(said)) for q in self._index.get(gram, ()))
+        known = grams(" ".join(said)) & self._index.keys()
+        shared = Counter(q for gram in known for q in self._index[gram])
         for question, count in shared.items():
             if count >= SHARE * self._long[question]:
                 return f"BFCL question: {count} of {self._long[question]} n-grams"

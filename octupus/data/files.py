@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from octupus.errors import DataError
 from octupus.wire.messages import canonical_json
 
 SUFFIXES = (".parquet", ".json", ".jsonl")
+NO_ROWS = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
+"""What the datasets library writes beside its data."""
 _CHUNK = 1 << 20
 _GAP = re.compile(r"[\s,]*")  # between two elements of an array
 _DECODE = json.JSONDecoder().raw_decode
@@ -29,20 +32,37 @@ def data_files(path: Path, source: str = "") -> list[Path]:
         return [path]
     if not path.exists():
         raise DataError(f"{path} does not exist; name a file or folder of {', '.join(SUFFIXES)}", source=source)
-    found = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and not p.name.startswith("."))
+    found = sorted(
+        p for p in path.rglob("*") if p.suffix in SUFFIXES and not p.name.startswith(".") and p.name not in NO_ROWS
+    )
     if not found:
         raise DataError(f"{path} holds no {', '.join(SUFFIXES)} file", source=source)
     return found
 
 
+def file_hashes(path: Path, source: str = "") -> dict[str, str]:
+    """sha256 of every data file at ``path``, by its name below ``path`` (its own name where ``path`` is a file)."""
+    found = {}
+    for file in data_files(path, source):
+        with reading(file), file.open("rb") as stream:
+            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
 def content_hash(path: Path) -> str:
     """sha256 over names and contents of the data files at ``path``; no time, no absolute path."""
-    total = hashlib.sha256()
-    for file in data_files(path):
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{file.relative_to(path) if path.is_dir() else file.name}\0{digest}\n".encode())
-    return total.hexdigest()
+    return value_hash(sorted(file_hashes(path).items()))
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turns an OSError into a DataError that names the file and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        why = f"cannot be read: {error.strerror or error}; check the disk and the rights"
+        raise DataError(why, source=str(file)) from error
 
 
 def value_hash(value: Any) -> str:
@@ -71,11 +91,8 @@ def records(path: Path, source: str = "") -> Iterator[dict[str, Any]]:
         read = {".parquet": _parquet, ".json": _json, ".jsonl": _jsonl}.get(file.suffix)
         if read is None:
             raise DataError(f"cannot read {file.suffix or 'a file without suffix'}; give {SUFFIXES}", source=str(file))
-        try:
+        with reading(file):
             yield from read(file)
-        except OSError as error:
-            why = f"cannot be read: {error.strerror or error}; check the disk and the rights"
-            raise DataError(why, source=str(file)) from error
 
 
 def _broken(file: Path, row: int, why: str) -> DataError:

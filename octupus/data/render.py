@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import os
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -16,15 +12,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from octupus.data.mix import Keys, parts
 from octupus.data.pack import pack
-from octupus.data.shards import Shards, ShardWriter
+from octupus.data.shards import ShardWriter, read_manifest
 from octupus.data.store import Store
-from octupus.errors import WireError
+from octupus.data.workers import Workers
+from octupus.errors import DataError, WireError
 from octupus.tokenizer import load_wire
-from octupus.wire import Wire
+from octupus.wire import Conversation, Wire
 
-CHUNK = 1024
-"""Conversations a chunk."""
+CHUNK, CHUNKS = 1024, 256
+"""Conversations a chunk, at least; chunks of a stage, at most: their files are all open while packing."""
+
+Change = Callable[[Conversation, int, Store], Conversation]
+"""What may happen to a conversation before it is rendered: (conversation, key, its store)."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ class Renderer:
     sources: tuple[tuple[Path, str], ...]
     """Folder and inputs' hash of every source's store, by number."""
     out: Path
+    change: Change | None = None
 
-    def chunk(self, number: int, pairs: NDArray[np.int64]) -> Path:
-        """Render the (source, row) pairs of a chunk into documents: a shard folder with one document a row."""
+    def chunk(self, number: int, keys: Keys) -> Path:
+        """Render the keys of a chunk into documents: a shard folder with one document a row."""
         folder = self.out / f"{number:06d}"
         if (folder / "manifest.json").is_file():
             return folder
@@ -48,9 +50,13 @@ class Renderer:
         kept: list[int] = []
         dropped: list[tuple[int, str]] = []
         with ShardWriter(folder) as writer:
-            for at, (source, row) in enumerate(pairs.tolist()):
+            for at, (key, source, _, row) in enumerate(np.column_stack([keys, *parts(keys)]).tolist()):
+                store = _store(*self.sources[source])
                 try:
-                    done = wire.render(_store(*self.sources[source]).conversation(row))
+                    conversation = store.conversation(row)
+                    if self.change is not None:
+                        conversation = self.change(conversation, key, store)
+                    done = wire.render(conversation)
                 except WireError as error:
                     dropped.append((at, f"not renderable: {error}"))
                     continue
@@ -76,66 +82,78 @@ def _store(folder: Path, inputs: str) -> Store:
 
 
 class Documents:
-    """Rendered documents, still in their chunks.
+    """Rendered documents, still in their chunks, read as they are asked for: a mapped file would count as memory.
 
-    ``tokens[i]`` (int64) of document i, ``pairs[i]`` its (source, row), ascending; ``dropped`` holds (source, row,
-    reason) of conversations that made none.
+    ``tokens[i]`` (int64) of document i and its key ``keys[i]``, ascending; ``dropped`` holds (source, row, reason) of
+    conversations that made none.
     """
 
-    def __init__(self, folders: Sequence[Path], pairs: NDArray[np.int64]) -> None:
-        self._chunks = [Shards(folder) for folder in folders]
-        kept: list[int] = []
-        place: list[tuple[int, int]] = []
+    def __init__(self, folders: Sequence[Path], keys: Keys) -> None:
+        self._files: list[tuple[int, int]] = []
         self.dropped: list[tuple[int, int, str]] = []
-        for number, chunk in enumerate(self._chunks):
-            details, first = chunk.manifest.details, number * CHUNK
-            kept += [first + at for at in details["kept"]]
-            place += [(number, row) for row in range(len(chunk))]
-            self.dropped += [(*pairs[first + at].tolist(), reason) for at, reason in details["dropped"]]
-        self._place = np.array(place, np.int64).reshape(-1, 2)
-        self.pairs = pairs[kept]
-        self.tokens = np.concatenate([np.zeros(0, np.int64), *(c.row_tokens for c in self._chunks)])
+        kept, chunks, begins, tokens = ([np.zeros(0, np.int64)] for _ in range(4))
+        step = chunk_size(len(keys))
+        for number, folder in enumerate(folders):
+            details, mine = read_manifest(folder).details, keys[number * step : (number + 1) * step]
+            rows = np.fromfile(folder / "rows.bin", "<i8")
+            kept.append(mine[details["kept"]])
+            chunks.append(np.full(len(rows) - 1, number))
+            begins.append(rows[:-1])
+            tokens.append(np.diff(rows))
+            for at, reason in details["dropped"]:
+                source, _, row = (int(part) for part in parts(mine[at]))
+                self.dropped.append((source, row, reason))
+            self._files.append(_opened(folder))
+        self.keys, self._chunks, self._begins, self.tokens = map(np.concatenate, (kept, chunks, begins, tokens))
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, document: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Ids and mask, as views."""
-        chunk, row = self._place[document].tolist()
-        found = self._chunks[chunk][row]
-        return found.ids, found.mask
+        """Ids and mask."""
+        ids, mask = self._files[self._chunks[document]]
+        begin, size = int(self._begins[document]), int(self.tokens[document])
+        return (
+            np.frombuffer(os.pread(ids, 4 * size, 4 * begin), "<i4"),
+            np.frombuffer(os.pread(mask, size, begin), np.bool_),
+        )
 
-    def find(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The documents of (source, row) pairs, in the order of the pairs; pairs that made none are passed over."""
-        stride = np.array([1 + max(p[:, 1].max(initial=0) for p in (self.pairs, pairs)), 1])
-        keys, wanted = self.pairs @ stride, pairs @ stride
-        at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
-        return at[keys[at] == wanted] if len(keys) else at[:0]
+    def find(self, keys: Keys) -> NDArray[np.int64]:
+        """The documents of keys, in the order of the keys; keys that made none are passed over."""
+        if not len(self):
+            return np.zeros(0, np.int64)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self) - 1)
+        return at[self.keys[at] == keys]
 
     def write_packed(self, chosen: NDArray[np.int64], context: int, writer: ShardWriter) -> None:
         """Pack the chosen documents and append the rows."""
         order, bounds = pack(self.tokens[chosen], context)
         for first, end in pairwise(bounds.tolist()):
-            parts = [self[d] for d in chosen[order[first:end]].tolist()]
-            starts = np.cumsum([0, *(len(ids) for ids, _ in parts[:-1])])
-            writer.add(np.concatenate([i for i, _ in parts]), np.concatenate([m for _, m in parts]), starts)
+            some = [self[d] for d in chosen[order[first:end]].tolist()]
+            starts = np.cumsum([0, *(len(ids) for ids, _ in some[:-1])])
+            writer.add(np.concatenate([i for i, _ in some]), np.concatenate([m for _, m in some]), starts)
+
+    def close(self) -> None:
+        for file in (file for pair in self._files for file in pair):
+            os.close(file)
+        self._files = []
 
 
-def render_all(renderer: Renderer, pairs: NDArray[np.int64], workers: int) -> Iterator[tuple[int, Path]]:
-    """Render every pair; yields (conversations in the chunk, its folder) in order, as they get done."""
-    parts = [pairs[i : i + CHUNK] for i in range(0, len(pairs), CHUNK)]
-    if workers < 2 or len(parts) < 2 * workers:
-        for number, part in enumerate(parts):
-            yield len(part), renderer.chunk(number, part)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_die_with, initargs=(os.getpid(),)) as pool:
-        folders = pool.map(renderer.chunk, range(len(parts)), parts)
-        yield from zip(map(len, parts), folders, strict=True)
+def _opened(folder: Path) -> tuple[int, int]:
+    try:
+        return os.open(folder / "ids.bin", os.O_RDONLY), os.open(folder / "mask.bin", os.O_RDONLY)
+    except OSError as error:
+        why = f"cannot be opened: {error.strerror}; allow {4 * CHUNKS} open files (ulimit -n), then run it again"
+        raise DataError(why, source=str(folder)) from error
 
 
-def _die_with(parent: int) -> None:
-    """A worker whose build was killed must not go on writing into the folders of the next one."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
+def chunk_size(n: int) -> int:
+    """Conversations a chunk where there are ``n``."""
+    return max(CHUNK, -(-n // CHUNKS))
+
+
+def render_all(renderer: Renderer, keys: Keys, workers: Workers) -> Iterator[tuple[int, Path]]:
+    """Render every key; yields (conversations in the chunk, its folder) in order, as they get done."""
+    step = chunk_size(len(keys))
+    chunks = [keys[i : i + step] for i in range(0, len(keys), step)]
+    yield from zip(map(len, chunks), workers.map(renderer.chunk, chunks), strict=True)

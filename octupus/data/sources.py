@@ -24,12 +24,17 @@ from typing import Any, Protocol, cast
 from pydantic import ValidationError
 
 from octupus.config import SourceSection
-from octupus.data.files import code_hash
+from octupus.data.files import SUFFIXES, code_hash
+from octupus.data.lock import Fetched, fetched
 from octupus.errors import ConfigError, DataError
 from octupus.runs import Run
 from octupus.wire.messages import Conversation
 
 PACKAGE = "data_recipes.sources"
+ROWS = tuple(f"*{suffix}" for suffix in SUFFIXES)
+"""Files of a data set on the hub that hold rows."""
+Row = tuple[str, dict[str, Any]]
+"""A row with its id."""
 
 
 class SourceModule(Protocol):
@@ -50,6 +55,8 @@ class Source:
     section: SourceSection
     module: SourceModule
     path: Path | None
+    fetched: Fetched | None = None
+    """What the lock says of it."""
 
     @property
     def label(self) -> str:
@@ -62,7 +69,7 @@ class Source:
     def licence(self) -> str:
         return str(of_variant(self.module.LICENCE, self.section))
 
-    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows(self) -> Iterator[Row]:
         """(row id, row): the row's own ``id`` where it has one, else its number."""
         for number, row in enumerate(islice(self.module.rows(self.path, **self.section.options), self.section.limit)):
             name = row.get("id")
@@ -100,18 +107,27 @@ def open_source(section: SourceSection, run: Run) -> Source:
         ConfigError: no such source (with those that exist), or an option that it does not know.
         DataError: its rows are not on this machine.
     """
-    try:
-        module = cast(SourceModule, importlib.import_module(f"{PACKAGE}.{section.name}"))
-    except ModuleNotFoundError as error:
-        if error.name != f"{PACKAGE}.{section.name}":
-            raise
-        known = sorted(p.stem for p in _folder().glob("*.py") if p.stem != "__init__")
-        raise ConfigError(f"no data source {section.name!r}; choose one of: {', '.join(known)}") from error
+    module = _module(section.name)
     try:
         inspect.signature(module.rows).bind(None, **section.options)
     except TypeError as error:
         raise ConfigError(f"source {section.name!r}: its options do not fit: {error}") from error
-    return Source(section, module, _where(section, module, run))
+    return Source(section, module, *_where(section, module, run))
+
+
+def bound(section: SourceSection, path: Path | None) -> Source:
+    """A source whose rows have been found before."""
+    return Source(section, _module(section.name), path)
+
+
+def _module(name: str) -> SourceModule:
+    try:
+        return cast(SourceModule, importlib.import_module(f"{PACKAGE}.{name}"))
+    except ModuleNotFoundError as error:
+        if error.name != f"{PACKAGE}.{name}":
+            raise
+        known = sorted(p.stem for p in _folder().glob("*.py") if p.stem != "__init__")
+        raise ConfigError(f"no data source {name!r}; choose one of: {', '.join(known)}") from error
 
 
 def _folder() -> Path:
@@ -133,18 +149,28 @@ def of_variant(value: str | Mapping[str, Any] | None, section: SourceSection) ->
     return found
 
 
-def _where(section: SourceSection, module: SourceModule, run: Run) -> Path | None:
+def hub_id(section: SourceSection) -> str | None:
+    """The data set's name on the hub, or None where the source reads something else."""
+    found = None if section.path is not None else of_variant(_module(section.name).HUB, section)
+    return None if found is None or found.startswith("run:") else found
+
+
+def _where(section: SourceSection, module: SourceModule, run: Run) -> tuple[Path | None, Fetched | None]:
+    """Where the rows lie and, where they come from the hub, what was fetched."""
     if section.path is not None:
-        return Path(section.path)
-    hub = of_variant(module.HUB, section)
+        return Path(section.path), None
+    stated, hub = of_variant(module.HUB, section), hub_id(section)
     if hub is None:
-        return None
-    if hub.startswith("run:"):
-        return run.path / hub.removeprefix("run:")
+        return (None if stated is None else run.path / stated.removeprefix("run:")), None
     from huggingface_hub import snapshot_download  # only this needs the hub's client
 
+    entry = fetched("dataset", hub, section.revision)
+    revision = section.revision if entry is None else entry.revision
     try:
-        return Path(snapshot_download(hub, repo_type="dataset", revision=section.revision, local_files_only=True))
+        kept = snapshot_download(
+            hub, repo_type="dataset", revision=revision, allow_patterns=[*ROWS], local_files_only=True
+        )
+        return Path(kept), entry
     except (OSError, ValueError) as error:
         raise DataError(
             f"{hub} is not on this machine; run `make fetch`, or give the source a `path` in the recipe",

@@ -1,16 +1,18 @@
-"""Conversations on disk: one JSON line each, found by number, with digests of what they say. Bounded memory to read.
+"""Conversations on disk: one JSON line each, found by number, with columns of facts beside them.
 
-A store is a folder of ``conversations.jsonl``, ``ends.bin`` (int64 byte offsets), ``identities.bin`` and
-``questions.bin`` (uint64 digests), and ``report.json``, which is written last and says that the others are whole.
+A store is a folder of ``conversations.jsonl``, one array a column (:data:`COLUMNS`), ``signatures.bin`` (see near.py;
+empty where nobody asked for it) and ``report.json``, which is written last and says that the others are whole. What one
+worker made of a chunk of rows is such a folder, too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import mmap
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -18,12 +20,15 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from octupus.data.near import SLOTS
 from octupus.data.shards import writing
 from octupus.errors import DataError
 from octupus.runs import publish_json, read_json
 from octupus.wire.messages import Conversation, canonical_json
 
-COLUMNS = ("ends", "identities", "questions")
+COLUMNS = {"ends": "<i8", "identities": "<u8", "questions": "<u8", "languages": "<u1", "tools": "<u2"}
+"""Byte offsets behind each line; digests of all that is said and of the first question; place in LANGUAGES; tools."""
+_LINES, _SIGNATURES = "conversations.jsonl", "signatures.bin"
 
 
 def digest(text: str) -> int:
@@ -68,18 +73,21 @@ class StoreWriter:
         with writing(folder):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            self._lines: BinaryIO = (folder / "conversations.jsonl").open("wb")
-            self._columns: list[BinaryIO] = [(folder / f"{name}.bin").open("wb") for name in COLUMNS]
+            self._streams: dict[str, BinaryIO] = {
+                name: (folder / name).open("wb") for name in (_LINES, _SIGNATURES, *(f"{c}.bin" for c in COLUMNS))
+            }
 
-    def add(self, row_id: str, labels: Mapping[str, Any], conversation: Conversation, text: str, same: int) -> None:
-        """Append a conversation, its :func:`as_json` and its :func:`identity`; labels are kept beside it."""
-        head = canonical_json({"id": row_id, "labels": labels})
+    def add(self, lines: Sequence[bytes], signatures: NDArray[np.uint32], **columns: NDArray[Any]) -> None:
+        """Append rows: their lines (see :func:`line`), signatures (none, or one each) and columns but for ``ends``."""
+        ends = self._end + np.cumsum([len(text) for text in lines])
         with writing(self.folder):
-            self._end += self._lines.write(f'{head[:-1]}, "conversation": {text}}}\n'.encode())
-            values = (np.int64(self._end), np.uint64(same), np.uint64(question(conversation)))
-            for stream, value in zip(self._columns, values, strict=True):
-                stream.write(value.tobytes())
-        self.rows += 1
+            self._streams[_LINES].write(b"".join(lines))
+            self._streams[_SIGNATURES].write(np.ascontiguousarray(signatures, "<u4").tobytes())
+            for name, kind in COLUMNS.items():
+                values = ends if name == "ends" else columns[name]
+                self._streams[f"{name}.bin"].write(np.ascontiguousarray(values, kind).tobytes())
+        self._end = int(ends[-1]) if len(ends) else self._end
+        self.rows += len(lines)
 
     def publish(self, report: Mapping[str, Any]) -> None:
         self._close()
@@ -87,7 +95,7 @@ class StoreWriter:
 
     def _close(self) -> None:
         with writing(self.folder):
-            for stream in (self._lines, *self._columns):
+            for stream in self._streams.values():
                 stream.close()
 
     def __enter__(self) -> StoreWriter:
@@ -98,21 +106,23 @@ class StoreWriter:
             self._close()
 
 
+def line(row_id: str, labels: Mapping[str, Any], text: str) -> bytes:
+    """A conversation's line, from its :func:`as_json`; labels are kept beside it."""
+    head = canonical_json({"id": row_id, "labels": labels})
+    return f'{head[:-1]}, "conversation": {text}}}\n'.encode()
+
+
 class Store:
     """A finished store; ``store[row]`` is ``{"id", "labels", "conversation"}``."""
 
     def __init__(self, folder: Path, report: dict[str, Any]) -> None:
         self.folder, self.report = folder, report
-        self._ends: NDArray[np.int64] = np.fromfile(folder / "ends.bin", "<i8")
-        self.identities: NDArray[np.uint64] = np.fromfile(folder / "identities.bin", "<u8")
-        self.questions: NDArray[np.uint64] = np.fromfile(folder / "questions.bin", "<u8")
-        lines = folder / "conversations.jsonl"
-        if len({report["kept"], len(self._ends), len(self.identities), len(self.questions)}) > 1 or (
-            lines.stat().st_size != report["bytes"]
-        ):
-            raise DataError("a file is cut; delete the folder and run the same command again", source=str(folder))
-        with lines.open("rb") as stream:
-            self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if report["bytes"] else b""
+        sizes = {_LINES: report["bytes"]}
+        sizes |= {f"{name}.bin": report["kept"] * np.dtype(kind).itemsize for name, kind in COLUMNS.items()}
+        for name, size in sizes.items():
+            path = folder / name
+            if not path.is_file() or path.stat().st_size != size:
+                raise DataError("a file is cut; delete the folder and run the same command again", source=str(path))
 
     @classmethod
     def find(cls, folder: Path, inputs: str) -> Store | None:
@@ -120,12 +130,36 @@ class Store:
         report = read_json(folder / "report.json")
         return cls(folder, report) if report is not None and report["inputs"] == inputs else None
 
+    def column(self, name: str) -> NDArray[Any]:
+        """One of :data:`COLUMNS`, read anew."""
+        return np.fromfile(self.folder / f"{name}.bin", COLUMNS[name])
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return self.column("ends")
+
+    @cached_property
+    def _file(self) -> int:
+        return os.open(self.folder / _LINES, os.O_RDONLY)  # a mapped file would count as this process's memory
+
+    def __del__(self) -> None:
+        if "_file" in self.__dict__:
+            os.close(self._file)
+
+    @property
+    def signatures(self) -> Path:
+        return self.folder / _SIGNATURES
+
     def __len__(self) -> int:
-        return len(self._ends)
+        kept: int = self.report["kept"]
+        return kept
+
+    def _bounds(self, row: int) -> tuple[int, int]:
+        return int(self._ends[row - 1]) if row else 0, int(self._ends[row])
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        begin = int(self._ends[row - 1]) if row else 0
-        value: dict[str, Any] = json.loads(self._bytes[begin : int(self._ends[row])])
+        begin, end = self._bounds(row)
+        value: dict[str, Any] = json.loads(os.pread(self._file, end - begin, begin))
         return value
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -133,3 +167,10 @@ class Store:
 
     def conversation(self, row: int) -> Conversation:
         return Conversation.model_validate(self[row]["conversation"])
+
+    def copy(self, rows: NDArray[np.int64], writer: StoreWriter) -> None:
+        """Append some of the rows, ascending, to another store."""
+        whole = np.fromfile(self.signatures, "<u4").reshape(-1, SLOTS)
+        lines = [os.pread(self._file, end - begin, begin) for begin, end in map(self._bounds, rows.tolist())]
+        columns = {name: self.column(name)[rows] for name in COLUMNS if name != "ends"}
+        writer.add(lines, whole[rows] if len(whole) else whole, **columns)

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from data_recipes import preview
+from data_recipes.build import main as build_main
 from data_recipes.build import run as build
 from octupus.config import Recipe
 from octupus.data import Shards
-from octupus.errors import ConfigError, DataError
+from octupus.errors import ConfigError, DataError, JobError
 from octupus.wire import Conversation
+from tests.support.disk import no_file_beyond
 from tests.support.recipes import call, chat, recipe, run_folder, write_jsonl
 from tests.support.tiny import tiny_tokenizer, tiny_wire
 
@@ -30,7 +32,7 @@ def source(path: Path, **more: Any) -> dict[str, Any]:
 
 
 def suite(stage1: list[dict[str, Any]], **more: Any) -> Recipe:
-    data = {"decontaminate": False, "stage1": {"context": 512, "sources": stage1}, **more}
+    data = {"decontaminate": False, "near_duplicates": None, "stage1": {"context": 512, "sources": stage1}, **more}
     return recipe(data=data)
 
 
@@ -158,23 +160,28 @@ def test_two_builds_are_byte_identical_and_finished_work_is_kept(tmp_path: Path)
 
 CHILD = """
 import os, signal, sys
-import octupus.data.render, octupus.data.shards
+import data_recipes.clean, octupus.data.render, octupus.data.shards
 from data_recipes.build import run
 from octupus.config import Recipe
 from octupus.runs import Run
 
-octupus.data.render.CHUNK = 64
+octupus.data.render.CHUNK = data_recipes.clean.CHUNK = 64
 os.sched_getaffinity = lambda _: {0}
-left, write = int(sys.argv[3]), octupus.data.shards.ShardWriter._write
+left = int(sys.argv[3])
 
-def mortal(*arguments):
-    global left
-    left -= 1
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(*arguments)
+def mortal(home, name):
+    plain = getattr(home, name)
+    def write(*arguments, **more):
+        global left
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(*arguments, **more)
+    setattr(home, name, write)
 
-octupus.data.shards.ShardWriter._write = mortal
+mortal(octupus.data.shards.ShardWriter, "_write")
+mortal(octupus.data.store.StoreWriter, "add")
+mortal(octupus.data.store.StoreWriter, "publish")
 run(Recipe.model_validate_json(open(sys.argv[2]).read()), Run(sys.argv[1]))
 """
 
@@ -187,7 +194,7 @@ def test_killed_builds_go_on_and_end_in_the_same_bytes(tmp_path: Path) -> None:
     build(chosen, calm)
     generator = random.Random(1)
     ends = []
-    for writes in (*(generator.randrange(1, 2500) for _ in range(3)), -1):
+    for writes in (generator.randrange(2, 12), *(generator.randrange(30, 2500) for _ in range(2)), -1):
         command = [sys.executable, "-c", CHILD, str(killed.path), str(tmp_path / "recipe.json"), str(writes)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
         ends.append(done.returncode)
@@ -196,20 +203,109 @@ def test_killed_builds_go_on_and_end_in_the_same_bytes(tmp_path: Path) -> None:
         assert tree(killed.path / "data" / name) == tree(calm.path / "data" / name)
 
 
-def test_parallel_rendering_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_work_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from data_recipes import clean
     from octupus.data import render
 
     path = write_jsonl(tmp_path / "a.jsonl", talks(300))
     alone, together = run_folder(tmp_path / "alone"), run_folder(tmp_path / "together")
-    build(suite([source(path)]), alone)
+    build(suite([source(path)], near_duplicates=0.9), alone)
     monkeypatch.setattr(render, "CHUNK", 50)
+    monkeypatch.setattr(clean, "CHUNK", 50)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
-    build(suite([source(path)]), together)
+    build(suite([source(path)], near_duplicates=0.9), together)
     assert tree(together.path / "data/stage1") == tree(alone.path / "data/stage1")
+    key = next((alone.path / "data/clean").iterdir()).name
+    assert tree(together.path / "data/clean" / key) == tree(alone.path / "data/clean" / key)
+
+
+def test_near_duplicates_caps_and_changes_come_with_the_stage_that_asks(tmp_path: Path) -> None:
+    long = [chat(f"first {i}?", " ".join(f"w{i}x{j}" for j in range(80))) for i in range(20)]
+    copies = [chat(r["messages"][0]["content"], r["messages"][1]["content"] + " more") for r in long[:6]]
+    one, two = write_jsonl(tmp_path / "a.jsonl", long), write_jsonl(tmp_path / "b.jsonl", [*copies, *talks(30)])
+    balance = {"max_per_function": 5, "mask_names": 1.0, "shuffle_tools": 1.0}
+    stage2 = {"context": 512, "sources": [source(one), source(two, epochs=2)], "balance": balance}
+    run = run_folder(tmp_path / "run")
+    build(suite([source(two)], stage2=stage2, near_duplicates=0.9), run)
+    plain, changed = (Shards(run.path / "data" / name) for name in ("stage1", "stage2"))
+    (alone,) = plain.manifest.details["sources"]
+    assert (alone["near_duplicates"]["count"], alone["over_the_cap"], alone["documents"]) == (0, 0, 36)
+    facts = changed.manifest.details["sources"][1]
+    near = facts["near_duplicates"]
+    assert near["count"] == 6 and near["examples"][0] == ["0", "openai_format(a.jsonl) row 0"]
+    assert (facts["over_the_cap"], facts["documents"]) == (5, 2 * (36 - 6 - 5))
+    text = [tiny_tokenizer().decode(ids.tolist()) for row in changed for ids, _ in row.documents()]
+    assert not any("get_weather" in t for t in text) and sum("func_" in t for t in text) == 10
+    assert len({t for t in text if "func_" in t}) == 10, "each pass has names of its own"
+    assert sum(facts["languages"].values()) == sum(facts["tools"].values()) == 50 and facts["tools"]["1"] == 10
+    page = (run.path / "data/report.html").read_text()
+    assert page.count("<h2") == 3 and "openai_format(b.jsonl)" in page and "near duplicates" in page
+
+
+def test_the_page_shows_rejects_and_lets_no_row_into_its_markup(tmp_path: Path) -> None:
+    rows = [*talks(20), {"messages": [{"role": "<script>alert(1)</script>", "content": "x"}]}]
+    run = run_folder(tmp_path / "run")
+    build(suite([source(write_jsonl(tmp_path / "a.jsonl", rows))]), run)
+    page = (run.path / "data/report.html").read_text()
+    assert "<script" not in page and "row 20: no legal conversation" in page and "http" not in page
+    assert "1 × no legal conversation" in page and "length in tokens" in page.lower()
+
+
+def test_what_cannot_be_read_or_written_is_named_and_leaves_no_shards(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    run = run_folder(tmp_path / "run")
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(json.dumps(chat("q", "a")) + '\n{"messages": [\n')
+    cut = tmp_path / "cut.parquet"
+    pq.write_table(pa.Table.from_pylist(talks(30)[1:3]), cut)
+    cut.write_bytes(cut.read_bytes()[:-30])
+    for path, said in (
+        (bad, r"bad.jsonl row 1: not JSON .*fetch or write it again"),
+        (cut, r"cut.parquet row 0: not parquet .*fetch or write it again"),
+    ):
+        with pytest.raises(DataError, match=said):
+            build(suite([source(path)]), run)
+        assert not (run.path / "data/stage1").exists()
+    path = write_jsonl(tmp_path / "a.jsonl", talks(200))
+    for size in (3_000, 60_000):  # while cleaning, and while packing
+        with no_file_beyond(size), pytest.raises((DataError, JobError), match=r"cannot write.*free some space"):
+            build(suite([source(path)]), run)
+        assert not (run.path / "data/stage1/manifest.json").exists()
+    calm = run_folder(tmp_path / "calm")
+    build(suite([source(path)]), calm)
+    build(suite([source(path)]), run)
+    assert tree(run.path / "data/stage1") == tree(calm.path / "data/stage1")
+
+
+def test_one_stage_alone_gives_the_bytes_that_it_has_among_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", talks(50))
+    chosen = suite([source(path)], stage2={"context": 300, "sources": [source(path, epochs=0.5)]})
+    whole = run_folder(tmp_path / "whole")
+    build(chosen, whole)
+    part = run_folder(tmp_path / "runs/test")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("data_recipes.build.load", lambda *_: chosen)
+    assert build_main(["stage2", "--recipe", "test"]) == 0
+    assert tree(part.path / "data/stage2") == tree(whole.path / "data/stage2")
+    assert not (part.path / "data/stage1").exists() and "'documents': 25" in capsys.readouterr().out
+    assert build_main(["stage1", "--run", "nowhere"]) == 2 and "does not exist" in capsys.readouterr().err
+
+
+def test_decontamination_is_done_or_switched_off_but_never_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("octupus.data.decontaminate.WHERE", Path("nowhere/bfcl"))
+    path = write_jsonl(tmp_path / "a.jsonl", talks(10))
+    with pytest.raises(ConfigError, match=r"are not here; run `make bfcl-data`, or set data.decontaminate=false"):
+        build(suite([source(path)], decontaminate=True), run_folder(tmp_path / "run"))
 
 
 def test_empty_recipes_and_missing_surgery_get_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"names a source"):
+    with pytest.raises(ConfigError, match=r"no source in data.stage1.sources nor"):
         build(recipe(), run_folder(tmp_path / "run"))
     with pytest.raises(DataError, match=r"no such file|does not exist"):
         build(suite([source(tmp_path / "nowhere.jsonl")]), run_folder(tmp_path / "run2"))

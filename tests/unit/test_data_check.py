@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,12 @@ import pytest
 from numpy.typing import NDArray
 
 from data_recipes.check import check
+from data_recipes.sources import demo_tools
 from data_recipes.sources.openai_format import to_conversation
+from eval.sample import BfclData
 from octupus.data.decontaminate import Benchmark
 from octupus.data.mix import Ingredient, mix
+from octupus.data.mix import parts as unpacked
 from octupus.data.schemas import repaired
 from octupus.errors import DataError
 from octupus.wire.messages import Conversation
@@ -149,14 +155,19 @@ def test_mixing_takes_each_source_as_often_as_said() -> None:
     ]
     mixture = mix(parts, digests(9), seed=1)
     taken = np.concatenate(mixture.passes)
-    count = {source: int((taken[:, 0] == source).sum()) for source in range(3)}
+    sources, _, rows = unpacked(taken)
+    count = {source: int((sources == source).sum()) for source in range(3)}
     assert count == {0: 6, 1: 250, 2: 3}, "c: 3 is a's, 9 is held out, 8 and 7 are left: 2 + 1"
     assert mixture.duplicates == (0, 0, 1) and mixture.held_out == (0, 0, 1)
-    for pairs in mixture.passes:
-        assert len(np.unique(pairs, axis=0)) == len(pairs), "a pass holds no row twice"
+    for keys in mixture.passes:
+        assert len(np.unique(keys)) == len(keys), "a pass holds no row twice"
     alone = mix([parts[1]], digests(), seed=1)
-    assert (alone.passes[0][:, 1] == taken[taken[:, 0] == 1][:, 1]).all(), "other sources do not change a sample"
+    assert (alone.passes[0] == rows[sources == 1]).all(), "other sources do not change a sample"
     assert (mix([parts[1]], digests(), seed=2).passes[0] != alone.passes[0]).any()
+    varied = mix(parts, digests(9), seed=1, variants=True)
+    assert [set(unpacked(keys)[1].tolist()) for keys in varied.passes] == [{0}, {1}], "each pass is a variant"
+    left_out = np.array([True, False, False])
+    assert len(mix([replace(parts[0], left_out=left_out)], digests(), 0).unique()) == 2
 
 
 @pytest.fixture(scope="module")
@@ -208,11 +219,52 @@ def test_tools_are_found_by_signature(benchmark: Benchmark) -> None:
     assert benchmark.same_name(conversation)
 
 
-def test_the_real_benchmark_catches_its_own_questions() -> None:
-    found = Benchmark.find()
-    if found is None:
-        pytest.skip("BFCL's data is not dumped: make bfcl-data")
+@pytest.fixture(scope="module")
+def bfcl() -> tuple[Benchmark, list[str]]:
+    """The real one, and its questions of at least ten words."""
+    found = Benchmark(BfclData.ready().folder)
     lines = Path(found.folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
-    asked = [json.loads(line)["turns"][0][-1]["content"] for line in lines[::100]]
-    missed = [text for text in asked if found.hit(to_conversation(chat(text.upper(), "ok"))) is None]
-    assert len(asked) > 40 and not missed
+    asked = [json.loads(line)["turns"][0][-1]["content"] for line in lines]
+    return found, [text for text in asked if len(text.split()) >= 10 and text.isascii()]
+
+
+def planted(text: str, rng: random.Random) -> dict[str, str]:
+    words = text.split()
+    few = list(words)
+    for place in rng.sample(range(len(words)), len(words) // 10):
+        few[place] = "".join(rng.choice("abcdefghij") for _ in range(7))
+    return {
+        "verbatim": text,
+        "re-cased": text.swapcase(),
+        "inside": f"Please help me. {text} Thanks!",
+        "few": " ".join(few),
+    }
+
+
+def test_planted_questions_of_the_real_benchmark_are_caught(bfcl: tuple[Benchmark, list[str]]) -> None:
+    """The bar: at least 48 of 50, in each form; reported as the weakest form."""
+    found, asked = bfcl
+    rng, caught = random.Random(7), Counter[str]()
+    for text in rng.sample(asked, 50):
+        for form, said in planted(text, rng).items():
+            caught[form] += found.hit(to_conversation(chat(said, "ok"))) is not None
+    assert len(caught) == 4 and min(caught.values()) >= 48, caught
+
+
+def test_planted_tools_of_the_real_benchmark_are_caught_in_any_order(bfcl: tuple[Benchmark, list[str]]) -> None:
+    rng = random.Random(8)
+    lines = Path(bfcl[0].folder / "tools.jsonl").read_text(encoding="utf-8").splitlines()
+    tools = [json.loads(line)["tool"] for line in rng.sample(lines, 50)]
+    caught = 0
+    for raw in tools:
+        offered = [WEATHER, raw, tool("nothing_known_here", {"zebra": {"type": "string"}})]
+        rng.shuffle(offered)
+        caught += bfcl[0].hit(to_conversation({**chat("an unrelated question", "ok"), "tools": offered})) is not None
+    assert caught == 50
+
+
+def test_unrelated_rows_are_left_alone(bfcl: tuple[Benchmark, list[str]]) -> None:
+    """The bar: at most 2 of 2,000; rows are the demo's tool conversations, in words and Chinese."""
+    rows = demo_tools.rows(None, "train", 2000, 11)
+    hits = [hit for row in rows if (hit := bfcl[0].hit(demo_tools.to_conversation(row))) is not None]
+    assert len(hits) <= 2, hits

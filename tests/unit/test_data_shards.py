@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ from hypothesis import strategies as st
 
 from octupus.data.shards import Shards, ShardWriter
 from octupus.errors import DataError
+from tests.support.disk import no_file_beyond
 
 Row = tuple[list[int], list[bool], list[int]]
 
@@ -101,17 +99,6 @@ def test_cut_and_changed_files_are_named(tmp_path: Path) -> None:
     ids.unlink()
     with pytest.raises(DataError, match=r"ids.bin: is missing"):
         Shards(tmp_path)
-
-
-@contextmanager
-def no_file_beyond(size: int) -> Iterator[None]:
-    """The kernel refuses to write further: the nearest thing to a full disk that needs no root."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_no_space_is_a_sentence_and_leaves_nothing_that_counts(tmp_path: Path) -> None:

@@ -25,12 +25,12 @@ ROOMS = {
 BUDGETS = {
     "octupus.wire": 1300,
     "octupus.constrain": 3000,
-    "octupus.data": 2000,
+    "octupus.data": 2200,
     "octupus.serve": 2600,
     "octupus.train": 1500,
     "octupus.teacher": 700,
     "slurm": 2300,
-    "data_recipes": 1800,
+    "data_recipes": 2300,
     "eval": 1900,
 }
 

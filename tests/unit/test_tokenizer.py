@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from octupus import tokenizer as adapter
 from octupus.errors import ConfigError, WireError
 from octupus.tokenizer import HfTokenizer, load_tokenizer
 from tests.support.qwen import qwen_base, qwen_octupus
@@ -62,8 +67,9 @@ def test_the_digest_follows_vocabulary_and_added_tokens() -> None:
 
 
 def test_lone_surrogates_are_refused() -> None:
-    with pytest.raises(TypeError):
-        tiny_tokenizer().encode("a\ud800")
+    for encode in (tiny_tokenizer().encode, by_merges(tiny_tokenizer())):
+        with pytest.raises((TypeError, UnicodeEncodeError)):
+            encode("a\ud800")
 
 
 def write(folder: Path, **config: object) -> Path:
@@ -109,3 +115,46 @@ def test_templates_render_as_transformers_does(tmp_path: Path) -> None:
     assert load_tokenizer(write(tmp_path, chat_template=named)).render_template([]) == "d"
     with pytest.raises(WireError, match="no chat template"):
         load_tokenizer(write(tmp_path, chat_template=None)).render_template([])
+
+
+PIECES = st.sampled_from(
+    ["it's", " WE'LL", "\r\n", "  \n ", "\t\t", "123", " 7", "你好", "é", "e\u0301", "<|endoftext|>", '{"a": 1}']
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(parts=st.lists(PIECES | st.text(max_size=8), max_size=12))
+def test_the_fast_encoder_gives_what_the_merges_give(parts: list[str]) -> None:
+    text = "".join(parts)
+    for tokenizer in (tiny_tokenizer(), qwen_base()):
+        assert tokenizer.encode(text) == by_merges(tokenizer)(text)
+
+
+def test_the_fast_encoder_splits_every_kind_of_character_alike() -> None:
+    tokenizer = qwen_base()
+    characters = [chr(c) for c in range(0, 0x32000, 23) if not 0xD800 <= c < 0xE000]
+    text = "|".join(f"a{c}b {c} 1{c}2.{c}\n {c}{c}" for c in characters)
+    assert tokenizer.encode(text) == by_merges(tokenizer)(text)
+
+
+def test_a_vocabulary_that_the_fast_encoder_might_read_otherwise_is_left_to_the_merges() -> None:
+    vocab = {t: i for t, i in tiny_tokenizer().spec["model"]["vocab"].items() if t not in tiny_tokenizer().added_tokens}
+    tokens = [tiny_tokenizer().token_bytes(i) for i in range(tiny_tokenizer().size)]
+    assert adapter._by_rank(tiny_tokenizer().spec, vocab, tokens) is not None
+    for change in (
+        lambda spec: spec["model"].update(ignore_merges=True),
+        lambda spec: spec["model"]["merges"].reverse(),
+        lambda spec: spec["model"]["merges"].pop(),
+        lambda spec: spec["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\\p{N}{1,3}|\\s+|\\S+"),
+        lambda spec: spec.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}),
+    ):
+        spec = json.loads(json.dumps(tiny_tokenizer().spec))
+        change(spec)
+        assert adapter._by_rank(spec, vocab, tokens) is None
+
+
+@cache
+def by_merges(tokenizer: HfTokenizer) -> Callable[[str], list[int]]:
+    added = tokenizer.added_tokens
+    vocab = {token: id for token, id in tokenizer.spec["model"]["vocab"].items() if token not in added}
+    return adapter._by_merges(tokenizer.spec, vocab)
