@@ -11,14 +11,16 @@ from collections.abc import Callable
 from typing import Any
 
 from octupus.config import ConstraintSection
-from octupus.constrain.automaton import Automaton, Masks, State
+from octupus.constrain.automaton import Automaton, State
 from octupus.constrain.call import CallState, Position
 from octupus.constrain.grammar import Grammar
 from octupus.constrain.guidance import Guidance, Place, Session, lark
 from octupus.constrain.nodes import literals
 from octupus.constrain.plan import Plan, compile_schema
 from octupus.constrain.schema import bounded
+from octupus.constrain.sets import Shared
 from octupus.constrain.vocabulary import Vocabulary
+from octupus.constrain.warm import prepare
 from octupus.errors import ConstraintError
 from octupus.wire.grammar import CallGrammar
 
@@ -38,7 +40,7 @@ class Constraint:
 
     def __init__(self, vocabulary: Vocabulary, options: ConstraintSection | None = None) -> None:
         self.vocabulary, self.options = vocabulary, options or ConstraintSection()
-        self._masks = Masks()
+        self._shared = Shared(vocabulary)
         self._lock = threading.RLock()
         self._plans: OrderedDict[object, Plan | ConstraintError] = OrderedDict()
         self._automata: OrderedDict[object, Automaton] = OrderedDict()
@@ -51,6 +53,7 @@ class Constraint:
         if (quote := vocabulary.trie.children.get(0x22)) is not None:
             vocabulary.string(quote)
         vocabulary.text(0)
+        prepare(self._shared)
 
     def check(self, grammar: CallGrammar) -> None:
         """Refuse a request that cannot be enforced, before it is generated.
@@ -75,7 +78,7 @@ class Constraint:
         """For metrics: totals since the start, and what the caches hold now."""
         with self._lock:
             held = {"plans": len(self._plans), "automata": len(self._automata), "bytes": self._bytes}
-        return {**self._totals, **held, "masks": self._masks.made, "mask_seconds": self._masks.seconds}
+        return {**self._totals, **held, "masks": self._shared.made, "mask_seconds": self._shared.seconds}
 
     def plan(self, schema: Any, *, arguments: bool = False) -> Plan:
         """How a schema is enforced; see :func:`compile_schema`."""
@@ -104,7 +107,9 @@ class Constraint:
 
     def literal(self, texts: tuple[str, ...]) -> State:
         """The start of a text that is one of ``texts``."""
-        return self._automaton(("literal", texts), lambda: Grammar(literals(texts), "", "", any_space=False)).start
+        return self._automaton(
+            ("literal", texts), lambda: Grammar(literals(texts), "", "", self._shared, any_space=False)
+        ).start
 
     def json(self, schema: Any, head: str, tail: str, *, arguments: bool) -> Position:
         """The start of a value that obeys ``schema``, between two fixed texts."""
@@ -117,11 +122,13 @@ class Constraint:
         any_space = self.options.whitespace == "any"
         texts = [text.encode().decode("latin-1") for text in (head, tail)]
         key = (plan, *texts)
-        return self._automaton(key, lambda: Grammar(plan.node, texts[0], texts[1], any_space=any_space)).start
+        return self._automaton(
+            key, lambda: Grammar(plan.node, texts[0], texts[1], self._shared, any_space=any_space)
+        ).start
 
     def _automaton(self, key: object, make: Callable[[], Grammar]) -> Automaton:
         with self._lock:
-            automaton = self._automata.pop(key, None) or Automaton(self.vocabulary, make(), self._masks)
+            automaton = self._automata.pop(key, None) or Automaton(make(), self._shared)
             self._automata[key] = automaton
             # Its size is looked at when it is used: looking at all of them would cost more than it saves.
             self._bytes += automaton.size - self._counted.get(automaton, 0)

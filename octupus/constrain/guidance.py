@@ -105,7 +105,7 @@ class Guidance:
         self.vocabulary = vocabulary
         self._tokenizer: LLTokenizer | None = None
         self._lock = threading.Lock()
-        starts = [(id, text) for id, text in enumerate(vocabulary.json) if text is not None]
+        starts = [(id, text) for id, text in enumerate(vocabulary.tokens) if text is not None]
         # Outside strings: tokens that go on with a run of digits, and those that would write an exponent.
         self.digits = ~vocabulary.pack([id for id, text in starts if text[0] in b"0123456789"])
         self.letters = ~vocabulary.pack([id for id, text in starts if text[0] in b"eE"])
@@ -135,11 +135,11 @@ class _Tokens:
     """What llguidance's TokenizerWrapper asks of a tokenizer."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        added = [id for id, text in enumerate(vocabulary.json) if text is None]
+        added = [id for id, text in enumerate(vocabulary.tokens) if text is None]
         # llguidance needs an id that ends a text; any that is no text token serves, because the turn is ended outside.
         self.eos_token_id = vocabulary.eos_id
         self.bos_token_id = None
-        self.tokens = [text if text is not None else b"\xff<%d>" % id for id, text in enumerate(vocabulary.json)]
+        self.tokens = [text if text is not None else b"\xff<%d>" % id for id, text in enumerate(vocabulary.tokens)]
         self.special_token_ids = sorted({*added, vocabulary.eos_id})
 
         self._vocabulary = vocabulary
@@ -194,6 +194,12 @@ class Place:
         accepting: bool = self._session.seek(self._depth).is_accepting()
         return accepting
 
+    def fill(self, row: Mask) -> None:
+        """Write the text tokens that may follow; see :meth:`mask`."""
+        words = self._session.guidance.vocabulary.words
+        row[:words] = self.mask()
+        row[words:] = 0
+
     def mask(self) -> Mask:
         """The text tokens that may follow.
 
@@ -223,7 +229,7 @@ class Place:
         self._session.matcher.consume_token(token)
         self._session.depth = self._depth + 1
         inside, run = self._inside, self._run
-        for byte in self._session.guidance.vocabulary.json[token] or b"":
+        for byte in self._session.guidance.vocabulary.tokens[token] or b"":
             if inside:
                 inside = "" if byte == 0x22 and inside == '"' else "\\" if byte == 0x5C and inside == '"' else '"'
             else:
