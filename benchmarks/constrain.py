@@ -262,7 +262,8 @@ def memory(bench: Bench) -> Figures:
     for number, schema in enumerate(_generated(rng, count)):
         position: Any = constraint.json(schema, "", "", arguments=True)
         for _ in range(4):
-            position = position.advance(bench.vocabulary.unpack(position.mask())[-1]) or position
+            ids = bench.vocabulary.unpack(position.mask())
+            position = position.advance(ids[-1]) if ids else position
         if number % 20_000 == 19_999:
             print(f"  {number + 1} schemas: {constraint.counts()['bytes'] / 2**20:.0f} MiB counted")
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

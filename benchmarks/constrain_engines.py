@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any, Protocol
 
@@ -41,10 +42,15 @@ class Ours:
     def __init__(self, vocabulary: Vocabulary, backend: str) -> None:
         self.name = "octupus" if backend == "lm-format-enforcer" else f"octupus ({backend})"
         self.vocabulary, self.options = vocabulary, ConstraintSection(backend=backend, on_unenforced="validate")  # type: ignore[arg-type]
-        self.forget()
+        self.constraint = Constraint(vocabulary, self.options).set_up()
+        self.known = self.constraint._shared
 
     def forget(self) -> None:
+        """As right after the set-up: what other schemas taught is forgotten too."""
         self.constraint = Constraint(self.vocabulary, self.options)
+        self.constraint._shared = shared = copy.copy(self.known)
+        for name in ("_sets", "_unions", "_spelled", "_shapes"):
+            setattr(shared, name, getattr(self.known, name).copy())
 
     def start(self, schema: dict[str, Any]) -> Matcher:
         return _Ours(self.constraint.json(schema, "", "", arguments=True), self.vocabulary.words)

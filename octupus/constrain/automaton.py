@@ -31,8 +31,8 @@ class State:
         self.automaton, self.branches = automaton, branches
         self.ended = any(branch.top is None for branch in branches)
         """Whether the text may end here."""
-        self.stays = len(branches) == 1 and Grammar.stays(branches[0])
-        """Whether text inside a string leads back here."""
+        self.stays = automaton.plain if len(branches) == 1 and Grammar.stays(branches[0]) else b""
+        """By token, whether it is text inside a string that leads back here."""
         self.tokens: dict[int, State | None] = {}
         self.allowed: Allowed | None = None
 
@@ -51,6 +51,8 @@ class State:
 
     def advance(self, token: int) -> State | None:
         """After one more token; None where it may not follow."""
+        if 0 <= token < len(self.stays) and self.stays[token]:
+            return self
         found = self.tokens.get(token, _UNKNOWN)
         return self.automaton.advance(self, token) if found is _UNKNOWN else found
 
@@ -64,6 +66,7 @@ class Automaton:
 
     def __init__(self, grammar: Grammar, shared: Shared) -> None:
         self._grammar, self._shared = grammar, shared
+        self.plain = shared.vocabulary.plain
         self._lock = threading.RLock()
         self._states: dict[tuple[Branch, ...], State] = {}
         self._alike: dict[object, Allowed] = {}
@@ -86,11 +89,7 @@ class Automaton:
 
     def advance(self, state: State, token: int) -> State | None:
         vocabulary = self._shared.vocabulary
-        if not 0 <= token < vocabulary.size:
-            return None
-        if state.stays and vocabulary.plain[token]:
-            return state
-        data = vocabulary.tokens[token]
+        data = vocabulary.tokens[token] if 0 <= token < vocabulary.size else None
         with self._lock:
             after = None if data is None else self._after(state, data)
             if len(state.tokens) < MAX_TOKENS_CACHED:

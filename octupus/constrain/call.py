@@ -137,6 +137,17 @@ class CallState:
         self._history = [begin]
         self._specials: tuple[_Turn, dict[int, Callable[[], _Turn]]] | None = None
 
+    def prepare(self) -> None:
+        """Compile everything that an answer may come to.
+
+        Raises:
+            ConstraintError: a schema that cannot be enforced.
+        """
+        opened = self._call(self._history[0]) if self._heads else None
+        for name in self._heads if opened is not None and opened.phase == "name" else ():
+            self._arguments(_Turn("name", None, 1, name))
+        self._content()
+
     @property
     def can_end(self) -> bool:
         """Whether the end of turn may come next."""

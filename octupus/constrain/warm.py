@@ -8,11 +8,14 @@ from typing import Any
 
 from octupus.constrain.automaton import Automaton, State
 from octupus.constrain.grammar import Grammar
+from octupus.constrain.nodes import Node
 from octupus.constrain.normal import Normal
 from octupus.constrain.sets import Shared
+from octupus.constrain.vocabulary import Vocabulary
 
-_SCALARS = {"string": '"x"', "number": "-10.5e+10", "integer": "-10", "boolean": "true"}
-_LISTS = {kind: f"[{text}, {text}]" for kind, text in _SCALARS.items()}
+MAX_REHEARSED, MAX_NESTED = 2_000, 4
+"""Characters of a rehearsed answer, and how deep it goes."""
+_TEXTS = {"string": ['"x"'], "number": ["-10.5e+10", "1.5", "0.5"], "integer": ["-10", "0"], "boolean": ["true"]}
 
 
 def prepare(shared: Shared) -> None:
@@ -27,10 +30,40 @@ def prepare(shared: Shared) -> None:
         assert state is not None and state.ended
 
 
+def rehearse(automaton: Automaton, vocabulary: Vocabulary, node: Node, head: str, tail: str) -> None:
+    """Go through two answers that a model may well give: with all properties, and with those required."""
+    for whole in (True, False):
+        text = head + _skeleton(node, whole, MAX_NESTED) + tail
+        if vocabulary.encode is None or len(text) > MAX_REHEARSED:
+            return
+        state: State | None = automaton.start
+        for token in vocabulary.encode(text.encode("latin-1").decode()):
+            assert state is not None
+            state.mask()
+            state = state.advance(token)
+            if state is None:
+                break
+
+
+def _skeleton(node: Node | None, whole: bool, depth: int) -> str:
+    """A short value of ``node``, as text; where it cannot be short, its beginning is right."""
+    if node is None or node.type is None:
+        inner = node.enum[0].text if node and node.enum else None
+        return inner or (_skeleton(node.anyOf[0], whole, depth) if node and node.anyOf and depth else "null")
+    if node.type == "array":
+        items = [*node.prefix, node.rest][: max(1, node.minItems or 0)]
+        return "[" + ", ".join(_skeleton(item, whole, depth - 1) for item in items if depth) + "]"
+    if node.type == "object":
+        names = dict.keys(node.properties) if whole else node.required
+        fields = (f'"{name}": {_skeleton(node.properties[name], whole, depth - 1)}' for name in names if depth)
+        return "{" + ", ".join(fields) + "}"
+    return '"' + "x" * max(1, node.minLength or 0) + '"' if node.type == "string" else "1"
+
+
 def _usual() -> Iterator[tuple[dict[str, Any], str]]:
-    values: list[tuple[dict[str, Any], str]] = [({"type": kind}, text) for kind, text in _SCALARS.items()]
+    values: list[tuple[dict[str, Any], str]] = [({"type": kind}, t) for kind, texts in _TEXTS.items() for t in texts]
     lists: list[tuple[dict[str, Any], str]] = [
-        ({"type": "array", "items": {"type": kind}}, text) for kind, text in _LISTS.items()
+        ({"type": "array", "items": schema}, f"[{text}, {text}]") for schema, text in values
     ]
     for value in values:
         for inner in _objects(*value):
