@@ -141,8 +141,9 @@ class Grammar:
                     return self._branch(top, lex + rest), len(data)
                 if rest.startswith(left + '"') and top.kind == "key":
                     return self._branch(top.below, ("colon", text)), at + len(left) + 1
-                if rest.startswith(left):  # a literal that ends here, and may be the beginning of another
-                    return None
+                if rest.startswith(left):  # a literal that ends here, unless it is the beginning of another
+                    alone = top.kind == "literal" and sum(1 for _ in with_prefix(top.texts, text)) == 1
+                    return (self._finish(top.below), at + len(left)) if alone else None
             return None
         if not isinstance(lex, TextLex) or (top.kind == "string" and lex.text is not None):
             return None

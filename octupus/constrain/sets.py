@@ -21,19 +21,19 @@ MAX_SHAPES = 65_536
 class Allowed:
     """A set of tokens that never changes."""
 
-    __slots__ = ("_few", "_mask", "_vocabulary", "ids")
+    __slots__ = ("_bits", "_mask", "_vocabulary", "_words", "ids")
 
     def __init__(self, vocabulary: Vocabulary, ids: tuple[int, ...] | None, mask: Mask | None) -> None:
         self._vocabulary, self.ids, self._mask = vocabulary, ids, mask
         words: dict[int, int] = {}
         for id in ids or ():
             words[id >> 5] = words.get(id >> 5, 0) | 1 << (id & 31)
-        # A row is signed: its highest bit is worth -2^31.
-        self._few = [(word, bits - (bits >> 31 << 32)) for word, bits in words.items()]
+        self._words = np.array(list(words), np.intp)
+        self._bits = np.array(list(words.values()), np.uint32).view(np.int32)
 
     @property
     def nbytes(self) -> int:
-        return 64 * (len(self._few) + 1) + (0 if self._mask is None else self._mask.nbytes)
+        return 16 * len(self._words) + 400 + (0 if self._mask is None else self._mask.nbytes)
 
     def mask(self) -> Mask:
         """As a packed mask; read-only."""
@@ -44,8 +44,7 @@ class Allowed:
         mask = self._mask
         if mask is None:
             row.fill(0)
-            for word, bits in self._few:
-                row[word] = bits
+            row[self._words] = self._bits
         elif len(row) == len(mask):
             row[:] = mask
         else:

@@ -15,6 +15,7 @@ from octupus.constrain.vocabulary import Vocabulary
 
 MAX_REHEARSED, MAX_NESTED = 2_000, 4
 """Characters of a rehearsed answer, and how deep it goes."""
+_NUMBERS = {"integer": "10", "number": "10.5"}
 _TEXTS = {"string": ['"x"'], "number": ["-10.5e+10", "1.5", "0.5"], "integer": ["-10", "0"], "boolean": ["true"]}
 
 
@@ -57,7 +58,7 @@ def _skeleton(node: Node | None, whole: bool, depth: int) -> str:
         names = dict.keys(node.properties) if whole else node.required
         fields = (f'"{name}": {_skeleton(node.properties[name], whole, depth - 1)}' for name in names if depth)
         return "{" + ", ".join(fields) + "}"
-    return '"' + "x" * max(1, node.minLength or 0) + '"' if node.type == "string" else "1"
+    return '"' + "x" * max(1, node.minLength or 0) + '"' if node.type == "string" else _NUMBERS[node.type]
 
 
 def _usual() -> Iterator[tuple[dict[str, Any], str]]:
@@ -68,7 +69,7 @@ def _usual() -> Iterator[tuple[dict[str, Any], str]]:
     for value in values:
         for inner in _objects(*value):
             yield from _objects(*inner)
-    for value in [*values, *lists, ({"type": "object"}, "{}")]:
+    for value in [*values, *lists, ({"type": "object"}, "{}"), ({}, "1")]:
         yield from _objects(*value)
 
 
