@@ -25,6 +25,12 @@ class Answer:
     schema: dict[str, Any]
     arguments: dict[str, Any]
 
+    @property
+    def formats(self) -> bool:
+        """Whether the arguments satisfy the schema's ``format`` too, which is an annotation for the judge."""
+        checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+        return jsonschema.Draft202012Validator(self.schema, format_checker=checker).is_valid(self.arguments)
+
 
 def qwen() -> HfTokenizer:
     from tests.support.qwen import qwen_folder

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_recipes.check import check
+from data_recipes.check import arranged, check
 from octupus.data.sources import Source
 from octupus.data.store import Store, StoreWriter, as_json, identity
 from octupus.errors import DataError
@@ -74,6 +74,7 @@ def clean(source: Source, folder: Path, inputs: str, against: Contamination | No
             try:
                 conversation = source.conversation(row_id, row)
                 check(conversation)
+                conversation = arranged(conversation)
                 text = as_json(conversation)
             except DataError as error:
                 rejects.add(error.reason, row_id)

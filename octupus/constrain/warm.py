@@ -3,7 +3,9 @@ usual types, below objects that may end here or not."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from octupus.constrain.automaton import Automaton, State
@@ -13,8 +15,8 @@ from octupus.constrain.normal import Normal
 from octupus.constrain.sets import Shared
 from octupus.constrain.vocabulary import Vocabulary
 
-MAX_REHEARSED, MAX_NESTED = 2_000, 4
-"""Characters of a rehearsed answer, and how deep it goes."""
+MAX_REHEARSED, MAX_NODES = 2_000, 64
+"""Characters of a rehearsed answer, and values in it."""
 _NUMBERS = {"integer": "10", "number": "10.5"}
 _TEXTS = {"string": ['"x"'], "number": ["-10.5e+10", "1.5", "0.5"], "integer": ["-10", "0"], "boolean": ["true"]}
 
@@ -34,7 +36,7 @@ def prepare(shared: Shared) -> None:
 def rehearse(automaton: Automaton, vocabulary: Vocabulary, node: Node, head: str, tail: str) -> None:
     """Go through two answers that a model may well give: with all properties, and with those required."""
     for whole in (True, False):
-        text = head + _skeleton(node, whole, MAX_NESTED) + tail
+        text = head + _skeleton(node, whole, itertools.count()) + tail
         if vocabulary.encode is None or len(text) > MAX_REHEARSED:
             return
         state: State | None = automaton.start
@@ -46,19 +48,21 @@ def rehearse(automaton: Automaton, vocabulary: Vocabulary, node: Node, head: str
                 break
 
 
-def _skeleton(node: Node | None, whole: bool, depth: int) -> str:
-    """A short value of ``node``, as text; where it cannot be short, its beginning is right."""
-    if node is None or node.type is None:
-        inner = node.enum[0].text if node and node.enum else None
-        return inner or (_skeleton(node.anyOf[0], whole, depth) if node and node.anyOf and depth else "null")
+def _skeleton(node: Node | None, whole: bool, seen: Iterator[int]) -> str:
+    """A short value of ``node``, as text; of what is large or long only the beginning, which is right."""
+    if node is None or next(seen) > MAX_NODES:
+        return "null"
+    if node.type is None:
+        inner = _skeleton(node.anyOf[0], whole, seen) if node.anyOf else "null"
+        return str(node.enum[0]) if node.enum else inner
     if node.type == "array":
-        items = [*node.prefix, node.rest][: max(1, node.minItems or 0)]
-        return "[" + ", ".join(_skeleton(item, whole, depth - 1) for item in items if depth) + "]"
+        return "[" + ", ".join(_skeleton(item, whole, seen) for item in [*node.prefix, node.rest][:1]) + "]"
     if node.type == "object":
-        names = dict.keys(node.properties) if whole else node.required
-        fields = (f'"{name}": {_skeleton(node.properties[name], whole, depth - 1)}' for name in names if depth)
-        return "{" + ", ".join(fields) + "}"
-    return '"' + "x" * max(1, node.minLength or 0) + '"' if node.type == "string" else _NUMBERS[node.type]
+        names = islice(node.properties if whole else node.required, MAX_NODES)
+        return "{" + ", ".join(f'"{name}": {_skeleton(node.properties[name], whole, seen)}' for name in names) + "}"
+    return (
+        '"' + "x" * min(max(1, node.minLength or 0), MAX_NODES) + '"' if node.type == "string" else _NUMBERS[node.type]
+    )
 
 
 def _usual() -> Iterator[tuple[dict[str, Any], str]]:
