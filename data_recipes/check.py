@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
-from octupus.constrain.validate import Validator
+from octupus.constrain import Plan, Validator, compile_schema
 from octupus.data.language import language_of
 from octupus.errors import ConstraintError, DataError
 from octupus.wire.messages import Conversation, Message, Tool, ToolCall
@@ -18,7 +18,7 @@ def check(conversation: Conversation) -> None:
     Raises:
         DataError: the reason's words before ``": "`` are what reports count.
     """
-    schemas = _tools(conversation.tools)
+    schemas, tools = _tools(conversation.tools), {tool.name: tool for tool in conversation.tools}
     messages = conversation.messages
     if messages[0].role == "system":
         messages = messages[1:]
@@ -28,6 +28,8 @@ def check(conversation: Conversation) -> None:
             raise DataError(f"empty {message.role} turn")
         for call in message.tool_calls:
             _call(call, schemas)
+            if not _plan(json.dumps(tools[call.name].parameters)).admits(call.arguments):
+                raise DataError(f"arguments that the tool does not declare: {call.name}")
         if message.tool_calls and at + 1 < len(messages):
             _results(message.tool_calls, messages, at + 1)
 
@@ -41,6 +43,20 @@ def check_language(script: str, wanted: Collection[str]) -> None:
     language = language_of(script)
     if language != "none" and language not in wanted:
         raise DataError(f"language: written in {script} letters, wanted {', '.join(wanted)}")
+
+
+def arranged(conversation: Conversation) -> Conversation:
+    """A checked conversation with all arguments in the order in which the constraint generates them."""
+    schemas = {tool.name: json.dumps(tool.parameters) for tool in conversation.tools}
+
+    def of(call: ToolCall) -> ToolCall:
+        return call.model_copy(update={"arguments": _plan(schemas[call.name]).arrange(call.arguments)})
+
+    messages = (
+        message.model_copy(update={"tool_calls": tuple(map(of, message.tool_calls))}) if message.tool_calls else message
+        for message in conversation.messages
+    )
+    return conversation.model_copy(update={"messages": tuple(messages)})
 
 
 def _order(messages: Sequence[Message]) -> None:
@@ -78,6 +94,14 @@ def _validator(schema: str) -> Validator:
         return Validator(value)
     except ConstraintError as error:
         raise DataError(f"a tool's schema is illegal: {error}") from error
+
+
+@lru_cache(maxsize=8192)
+def _plan(schema: str) -> Plan:
+    try:
+        return compile_schema(json.loads(schema), arguments=True)
+    except ConstraintError as error:
+        raise DataError(f"a called tool's schema cannot be enforced: {error}") from error
 
 
 def _call(call: ToolCall, schemas: dict[str, Validator]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from data_recipes.check import check, check_language
+from data_recipes.check import arranged, check, check_language
 from octupus.config import SourceSection
 from octupus.data.decontaminate import Benchmark
 from octupus.data.language import LANGUAGES, language_of, script_of
@@ -97,6 +97,7 @@ class Cleaner:
                 check(conversation)
                 script = script_of(conversation)
                 check_language(script, self.section.languages)
+                conversation = arranged(conversation)
                 text = as_json(conversation)
             except DataError as error:
                 rejects.add(error.reason, row_id)

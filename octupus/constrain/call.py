@@ -22,6 +22,8 @@ class Position(Protocol):
     @property
     def ended(self) -> bool: ...
 
+    def fill(self, row: Mask) -> None: ...
+
     def mask(self) -> Mask: ...
 
     def advance(self, token: int) -> Position | None: ...
@@ -39,6 +41,10 @@ class FreeText:
     def __init__(self, vocabulary: Vocabulary, length: int = 0, utf8: int = 0, last: bytes = b"") -> None:
         self._vocabulary, self.length, self.utf8, self._last = vocabulary, length, utf8, last
         self.ended = length > 0 and utf8 == 0
+
+    def fill(self, row: Mask) -> None:
+        row[: self._vocabulary.words] = self.mask()
+        row[self._vocabulary.words :] = 0
 
     def mask(self) -> Mask:
         return self._vocabulary.text(self.utf8)
@@ -69,6 +75,11 @@ class Several:
     @property
     def ended(self) -> bool:
         return any(position.ended for position in self._positions)
+
+    def fill(self, row: Mask) -> None:
+        mask = self.mask()
+        row[: len(mask)] = mask
+        row[len(mask) :] = 0
 
     def mask(self) -> Mask:
         mask: Mask = np.bitwise_or.reduce([position.mask() for position in self._positions])
@@ -126,6 +137,17 @@ class CallState:
         self._history = [begin]
         self._specials: tuple[_Turn, dict[int, Callable[[], _Turn]]] | None = None
 
+    def prepare(self) -> None:
+        """Compile everything that an answer may come to.
+
+        Raises:
+            ConstraintError: a schema that cannot be enforced.
+        """
+        opened = self._call(self._history[0]) if self._heads else None
+        for name in self._heads if opened is not None and opened.phase == "name" else ():
+            self._arguments(_Turn("name", None, 1, name))
+        self._content()
+
     @property
     def can_end(self) -> bool:
         """Whether the end of turn may come next."""
@@ -146,8 +168,7 @@ class CallState:
         if turn.text is None:
             row[:] = 0
         else:
-            row[:words] = turn.text.mask()
-            row[words:] = 0
+            turn.text.fill(row)
         specials = self._next(turn)
         for token in specials:
             row[token >> 5] |= np.int32(np.uint32(1 << (token & 31)).view(np.int32))

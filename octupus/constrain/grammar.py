@@ -11,23 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lmformatenforcer.characterlevelparser import (
-    CharacterLevelParser,
-    ForceStopParser,
-    StringParser,
-    UnionParser,
-)
-from lmformatenforcer.jsonschemaparser import (
-    ListParsingState,
-    NumberParsingState,
-    ObjectParsingStage,
-    ObjectParsingState,
-    StringParsingState,
-    get_parser,
-)
-
 from octupus.constrain.lexing import (
     BLANKS,
+    MAX_DIGITS,
     NumberLex,
     TextLex,
     number_bytes,
@@ -35,8 +21,23 @@ from octupus.constrain.lexing import (
     number_move,
     text_bytes,
     text_move,
+    text_run,
 )
 from octupus.constrain.nodes import ANY_KEY, Excluding, Node
+from octupus.constrain.parsers import (
+    CharacterLevelParser,
+    ForceStopParser,
+    ListParsingState,
+    NumberParsingState,
+    ObjectParsingStage,
+    ObjectParsingState,
+    StringParser,
+    StringParsingState,
+    UnionParser,
+    get_parser,
+)
+from octupus.constrain.sets import Shared
+from octupus.constrain.shapes import shape_of
 from octupus.constrain.stack import Branch, Cursor, Frame, Lex, holds, with_prefix
 
 MAX_BLANKS = 24
@@ -51,11 +52,14 @@ class Grammar:
     Args:
         node: the schema; None: only ``head``.
         any_space: white space as the model likes it, at most ``MAX_BLANKS`` in a row; else only ``", "`` and ``": "``.
+        shared: numbers the shapes of positions.
     """
 
-    def __init__(self, node: Node | None, head: str, tail: str, *, any_space: bool) -> None:
+    def __init__(self, node: Node | None, head: str, tail: str, shared: Shared, *, any_space: bool) -> None:
         self._frames: dict[Any, Frame] = {}
-        self._likes: dict[Any, int] = {}
+        self._shared = shared
+        self.apart = any_space or shared.vocabulary.crosses_keys
+        """Tokens may hold the end of a value and the beginning of a key: no two positions are alike."""
         self._branches: dict[Any, Branch] = {}
         self._cursor = Cursor()
         self._before: Lex = 0 if any_space else SPACE
@@ -77,21 +81,24 @@ class Grammar:
     def blank_may_follow(self, branch: Branch) -> bool:
         return branch.lex is SPACE or (isinstance(branch.lex, int) and branch.lex < self._blanks)
 
-    def alike(self, branch: Branch) -> object:
-        """Equal for branches that allow the same tokens (no token holds a whole key)."""
+    def alike(self, branch: Branch) -> tuple[object, bool]:
+        """Equal for branches that allow the same tokens; and whether for branches of other schemas too."""
         top, lex = branch.top, branch.lex
         assert top is not None
-        if top.kind == "free" and any(True for _ in with_prefix(top.texts, lex.text)):
-            return branch
-        if top.kind == "free":
-            lex = lex._replace(text=None)
-        elif (
-            isinstance(lex, tuple)
-            and lex[0] == "colon"
-            and not dict.__contains__(top.state.schema_object.properties, lex[1])
-        ):
-            lex = "colon"
-        return top.like, lex
+        if top.kind == "key" and not self.apart:
+            left = [text[len(lex) :] for text in with_prefix(top.texts, lex)]
+            return (("key", left[0]), True) if len(left) == 1 else (branch, False)
+        if top.shape is not None:
+            if isinstance(lex, NumberLex) and lex.digits <= MAX_DIGITS - self._shared.vocabulary.longest_digits:
+                lex = lex if lex.part == "x" else lex._replace(digits=1)
+            return (top.shape, lex), True
+        if top.kind == "free" and not self.apart and not any(True for _ in with_prefix(top.texts, lex.text)):
+            return ("free", lex._replace(text=None), self._additional(top.below)), False
+        return branch, False
+
+    def _additional(self, below: Frame | None) -> object:
+        """What decides which tokens may follow an undeclared key."""
+        return None if below is None else below.state.schema_object
 
     def chosen(self, branch: Branch, text: str) -> Branch:
         """The branch behind a literal, or behind the quote that closes a declared key."""
@@ -104,6 +111,44 @@ class Grammar:
         assert branch.top is not None
         below = branch.top.below
         return self._branch(below, ("colon", ANY_KEY)) if branch.top.kind == "free" else self._finish(below)
+
+    @staticmethod
+    def stays(branch: Branch) -> bool:
+        """Whether this is inside a string that nothing is counted or forbidden in any more, between two characters."""
+        top, lex = branch.top, branch.lex
+        if top is None or top.kind != "string" or not isinstance(lex, TextLex) or top.state.max_length is not None:
+            return False
+        return lex == TextLex(top.state.min_length or 0, text=None)
+
+    @staticmethod
+    def at_key(branch: Branch) -> bool:
+        """Whether this branch stands right behind the quote that opens a key."""
+        return branch.top is not None and branch.top.kind in ("key", "free")
+
+    def run(self, branch: Branch, data: bytes, at: int) -> tuple[Branch, int] | None:
+        """Many bytes at once, where they stay inside one string or key: the branch behind them, and where they end.
+
+        None: take ``moves`` instead.
+        """
+        top, lex = branch.top, branch.lex
+        if top is None or top.kind not in ("key", "literal", "string", "free"):
+            return None
+        if isinstance(lex, str):
+            rest = data[at:].decode("latin-1")
+            for text in with_prefix(top.texts, lex):
+                left = text[len(lex) :]
+                if left.startswith(rest) and (top.kind == "key" or left != rest):
+                    return self._branch(top, lex + rest), len(data)
+                if rest.startswith(left + '"') and top.kind == "key":
+                    return self._branch(top.below, ("colon", text)), at + len(left) + 1
+                if rest.startswith(left):  # a literal that ends here, unless it is the beginning of another
+                    alone = top.kind == "literal" and sum(1 for _ in with_prefix(top.texts, text)) == 1
+                    return (self._finish(top.below), at + len(left)) if alone else None
+            return None
+        if not isinstance(lex, TextLex) or (top.kind == "string" and lex.text is not None):
+            return None
+        after, end = text_run(lex, data, at, top.state.min_length or 0, top.state.max_length)
+        return None if end == at else (self._branch(top, after), end)
 
     def moves(self, branch: Branch, byte: int) -> tuple[Branch, ...]:
         """The branches after ``byte``; none where it may not follow."""
@@ -284,35 +329,31 @@ class Grammar:
             branch = self._branches[key] = Branch(top, lex, len(self._branches))
         return branch
 
-    def _frame(self, below: Frame | None, kind: str, state: CharacterLevelParser) -> Frame:
-        local, alike = self._local(kind, state)
-        frame = self._frames.get((below, local))
+    def _frame(self, below: Frame | None, kind: str, state: Any) -> Frame:
+        key = (below, kind, self._tells(kind, state))
+        frame = self._frames.get(key)
         if frame is None:
-            like = self._likes.setdefault((below.like if below else -1, alike), len(self._likes))
-            frame = self._frames[below, local] = Frame(below, kind, state, like)
+            known = not self.apart and (below is None or below.shape is not None)
+            shape = shape_of(kind, state) if known else None
+            number = None if shape is None else self._shared.shape((below.shape if below else None, kind, shape))
+            frame = self._frames[key] = Frame(below, kind, state, number)
             if kind == "free":
                 assert below is not None
                 frame.texts = sorted(below.state.schema_object.forbidden.union(below.state.existing_keys))
         return frame
 
-    def _local(self, kind: str, state: Any) -> tuple[Any, Any]:
-        """What tells this state from others on the same stack; and what of it decides which bytes may follow."""
+    @staticmethod
+    def _tells(kind: str, state: Any) -> Any:
+        """What tells this state from others on the same stack."""
         if kind == "object":
-            node, keys = state.schema_object, frozenset(state.existing_keys)
-            first = (kind, node, state.current_stage)
-            counted = max(node.min_properties, node.max_properties or 0, 1)
-            return (*first, keys), (*first, keys.intersection(dict.keys(node.properties)), min(len(keys), counted))
+            return state.schema_object, state.current_stage, frozenset(state.existing_keys)
         if kind == "list":
-            local: Any = (kind, state.list_member_type, state.num_items_seen, state.seen_list_opener)
-        elif kind == "string":
-            local = (kind, state.min_length, state.max_length, frozenset(state.allowed_strings.texts))
-        elif kind == "literal":
-            local = (kind, *state.allowed_strings)
-        elif kind == "number":
-            local = (kind, state.allow_floating_point)
-        else:
-            local = (kind, state.target_str) if kind == "text" else (kind,)
-        return local, local
+            return state.list_member_type, state.num_items_seen, state.seen_list_opener
+        if kind == "string":
+            return state.min_length, state.max_length, frozenset(state.allowed_strings.texts)
+        if kind == "literal":
+            return tuple(state.allowed_strings)
+        return state.allow_floating_point if kind == "number" else state.target_str if kind == "text" else None
 
 
 _KINDS: dict[type, str] = {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import llguidance
 import numpy as np
@@ -99,17 +101,37 @@ def _plain(text: str) -> str:
 
 
 class Guidance:
-    """llguidance over one vocabulary; made on first use, because its tokenizer takes a second and 120 MiB."""
+    """llguidance over one vocabulary; filled on first use, because its tokenizer takes a second and 120 MiB."""
+
+    _known: ClassVar[WeakKeyDictionary[Vocabulary, Guidance]] = WeakKeyDictionary()
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self._tokenizer: LLTokenizer | None = None
         self._lock = threading.Lock()
-        starts = [(id, text) for id, text in enumerate(vocabulary.json) if text is not None]
-        # Outside strings: tokens that go on with a run of digits, and those that would write an exponent.
-        self.digits = ~vocabulary.pack([id for id, text in starts if text[0] in b"0123456789"])
-        self.letters = ~vocabulary.pack([id for id, text in starts if text[0] in b"eE"])
-        self.usable = vocabulary.pack([id for id, _ in starts])
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary) -> Guidance:
+        """The one of this vocabulary."""
+        return cls._known.setdefault(vocabulary, cls(vocabulary))
+
+    def _starting(self, with_bytes: bytes) -> Mask:
+        found = [id for id, text in enumerate(self.vocabulary.tokens) if text is not None and text[0] in with_bytes]
+        return self.vocabulary.pack(found)
+
+    @cached_property
+    def digits(self) -> Mask:
+        """All but tokens that go on with a run of digits."""
+        return ~self._starting(b"0123456789")
+
+    @cached_property
+    def letters(self) -> Mask:
+        """All but tokens that would write an exponent."""
+        return ~self._starting(b"eE")
+
+    @cached_property
+    def usable(self) -> Mask:
+        return self._starting(bytes(range(256)))
 
     def tokenizer(self) -> LLTokenizer:
         if self.vocabulary.encode is None:
@@ -135,11 +157,11 @@ class _Tokens:
     """What llguidance's TokenizerWrapper asks of a tokenizer."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        added = [id for id, text in enumerate(vocabulary.json) if text is None]
+        added = [id for id, text in enumerate(vocabulary.tokens) if text is None]
         # llguidance needs an id that ends a text; any that is no text token serves, because the turn is ended outside.
         self.eos_token_id = vocabulary.eos_id
         self.bos_token_id = None
-        self.tokens = [text if text is not None else b"\xff<%d>" % id for id, text in enumerate(vocabulary.json)]
+        self.tokens = [text if text is not None else b"\xff<%d>" % id for id, text in enumerate(vocabulary.tokens)]
         self.special_token_ids = sorted({*added, vocabulary.eos_id})
 
         self._vocabulary = vocabulary
@@ -194,6 +216,12 @@ class Place:
         accepting: bool = self._session.seek(self._depth).is_accepting()
         return accepting
 
+    def fill(self, row: Mask) -> None:
+        """Write the text tokens that may follow; see :meth:`mask`."""
+        words = self._session.guidance.vocabulary.words
+        row[:words] = self.mask()
+        row[words:] = 0
+
     def mask(self) -> Mask:
         """The text tokens that may follow.
 
@@ -223,7 +251,7 @@ class Place:
         self._session.matcher.consume_token(token)
         self._session.depth = self._depth + 1
         inside, run = self._inside, self._run
-        for byte in self._session.guidance.vocabulary.json[token] or b"":
+        for byte in self._session.guidance.vocabulary.tokens[token] or b"":
             if inside:
                 inside = "" if byte == 0x22 and inside == '"' else "\\" if byte == 0x5C and inside == '"' else '"'
             else:

@@ -6,10 +6,11 @@ for other control characters. So equal strings are equal bytes, and no lone surr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from octupus.constrain.vocabulary import UTF8_STEP
+from octupus.constrain.vocabulary import UTF8_STEP, utf8_after
 
 MAX_DIGITS = 40
 """Of one run of digits, so that a number cannot stall a call."""
@@ -17,6 +18,7 @@ BLANKS = frozenset(b" \t\n\r")
 _DIGITS, _NONZERO, _SIGNS = frozenset(b"0123456789"), frozenset(b"123456789"), frozenset(b"+-")
 _EXPONENT, _POINT, _MINUS, _QUOTE = frozenset(b"eE"), frozenset(b"."), frozenset(b"-"), frozenset(b'"')
 _NONE = frozenset[int]()
+_RUN = re.compile(rb'[^\x00-\x1f"\\]+')
 _CHARACTER = tuple(frozenset(b for b in range(0x80, 256) if step[b] >= 0) for step in UTF8_STEP)
 _CONTENT = (frozenset(range(0x20, 0x80)) - _QUOTE) | _CHARACTER[0]
 # What may follow in an escape, by what of it is there already.
@@ -64,6 +66,20 @@ def text_move(lex: TextLex, byte: int, counted: int) -> TextLex:
         return TextLex(lex.length, 0, "" if whole else escape, text)
     length = min(lex.length + (lex.utf8 == 0), counted)
     return TextLex(length, 0, "\\", text) if byte == 0x5C else TextLex(length, UTF8_STEP[lex.utf8][byte], "", text)
+
+
+def text_run(lex: TextLex, data: bytes, at: int, least: int, most: int | None) -> tuple[TextLex, int]:
+    """After as many characters of ``data`` as need no second look; and where they end."""
+    match = _RUN.match(data, at)
+    if lex.escape or lex.utf8 or match is None or match.end() == at:
+        return lex, at
+    text = match.group().decode("latin-1")
+    characters = len(text) if text.isascii() else sum((ord(c) & 0xC0) != 0x80 for c in text)
+    utf8 = 0 if text.isascii() else utf8_after(0, match.group())
+    if utf8 < 0 or (most is not None and lex.length + characters > most):
+        return lex, at
+    length = min(lex.length + characters, max(least, most or 0))
+    return TextLex(length, utf8, "", None if lex.text is None else lex.text + text), match.end()
 
 
 class NumberLex(NamedTuple):

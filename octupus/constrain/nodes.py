@@ -6,7 +6,7 @@ text in nodes is JSON text as UTF-8 bytes, one character a byte (latin-1): the g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 from octupus.constrain.logic import Mark
@@ -93,6 +93,8 @@ class Node:
         """What undeclared properties hold whose names match."""
         self.parts: tuple[Location, ...] = ()
         """Where this node comes from."""
+        self.shape: tuple[Hashable] | None = None
+        """Of an array: its items' shape, once it has been asked for."""
         self.marks: frozenset[Mark] = frozenset()
         """What this node leaves out."""
 

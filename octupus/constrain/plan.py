@@ -35,6 +35,10 @@ class Plan:
     def node(self) -> Node:
         return self.normal.root
 
+    def admits(self, value: Any) -> bool:
+        """Whether the masks would let this valid value through: it has no property that its tool does not declare."""
+        return self.normal.admits(self.node, value)
+
     def arrange(self, value: Any) -> Any:
         """``value`` with its properties in the order that the authority generates them in."""
         return value if self.authority == "lm-format-enforcer" else self._arranged(self.node, value)

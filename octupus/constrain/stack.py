@@ -6,8 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lmformatenforcer.characterlevelparser import CharacterLevelParser, CharacterLevelParserConfig
-from lmformatenforcer.jsonschemaparser import JsonSchemaParser
+from octupus.constrain.parsers import CharacterLevelParser, CharacterLevelParserConfig, JsonSchemaParser
 
 Lex = Any
 """Where a branch stands inside its topmost state. A number: before the state's first byte, that many blanks seen (in a
@@ -17,12 +16,12 @@ fixed text, the place). Else a TextLex, a NumberLex, what there is of a literal 
 class Frame:
     """One parser state on a stack. Frames are interned: equal stacks are the same frame."""
 
-    __slots__ = ("below", "kind", "like", "state", "texts")
+    __slots__ = ("below", "kind", "shape", "state", "texts")
 
-    def __init__(self, below: Frame | None, kind: str, state: Any, like: int) -> None:
+    def __init__(self, below: Frame | None, kind: str, state: Any, shape: int | None) -> None:
         self.below, self.kind, self.state = below, kind, state
-        self.like = like
-        """Equal for stacks that allow the same bytes, though not always the same keys later on."""
+        self.shape = shape
+        """Equal for stacks of any schema that allow the same tokens; None where that depends on the schema's names."""
         self.texts: Sequence[str] = ()
         """Of literals and declared keys: what may stand here, sorted. Of strings and free keys: what may not."""
         if kind in ("literal", "key"):
@@ -34,13 +33,13 @@ class Frame:
 class Branch:
     """A position: a stack and where inside its topmost state. Interned, so that identity is equality."""
 
-    __slots__ = ("allowed", "lex", "mask", "moves", "number", "top")
+    __slots__ = ("allowed", "lex", "moves", "number", "tokens", "top")
 
     def __init__(self, top: Frame | None, lex: Lex, number: int) -> None:
         self.top, self.lex, self.number = top, lex, number
         self.allowed: frozenset[int] | None = None
         self.moves: dict[int, tuple[Branch, ...]] = {}
-        self.mask: Any = None
+        self.tokens: Any = None
 
 
 class Cursor(JsonSchemaParser):

@@ -94,6 +94,7 @@ class Trie:
 # What a JSON string holds as Python's json writes it: characters, short escapes, \u00xx for other control characters.
 _ESCAPE = rb'\\(?:["\\bfnrt]|u00(?:0[0-7bef]|1[0-9a-f]))'
 _CONTENT = re.compile(rb'(?:[^\x00-\x1f"\\]|' + _ESCAPE + rb")*")
+_DIGITS = re.compile(rb"[0-9]+")
 _OPEN_ESCAPE = re.compile(rb"\\(?:u(?:0(?:0[01]?)?)?)?\Z")
 
 
@@ -175,11 +176,12 @@ class Vocabulary:
         self.tokens = tuple(token or None for token in token_bytes)
         self.eos_id, self.size = eos_id, len(self.tokens)
         self.words = (self.size + 31) // 32
-        # A token that holds a whole key would make masks depend on all keys seen: it is left out of JSON, not of text.
-        self.json = tuple(t if t is not None and not _KEY.search(t) else None for t in self.tokens)
-        ids = sorted((id for id, t in enumerate(self.json) if t is not None), key=lambda id: self.json[id] or b"")
+        ids = sorted((id for id, t in enumerate(self.tokens) if t is not None), key=lambda id: self.tokens[id] or b"")
         # Two flat lists, not pairs: the garbage collector would walk through 150,000 of those again and again.
-        self.trie = Trie([self.json[id] or b"" for id in ids], ids, 0, len(ids), 0)
+        self.trie = Trie([self.tokens[id] or b"" for id in ids], ids, 0, len(ids), 0)
+        self.crosses_keys = any(_CROSSING.search(text) for text in self.tokens if text is not None)
+        """Whether a token may hold the end of a value and the beginning of the next key, or a key and its value: then
+        positions with different keys are never alike. Byte-level BPE with a usual pre-tokenizer has no such token."""
         self._strings: dict[int, StringTokens] = {}
 
     @classmethod
@@ -196,7 +198,7 @@ class Vocabulary:
             mask[list(words)] = list(words.values())
             return _shared(mask)
         bits = np.zeros(self.words * 32, np.uint8)
-        bits[ids] = 1
+        bits[np.asarray(ids)] = 1
         return _shared(np.packbits(bits, bitorder="little"))
 
     def unpack(self, mask: Mask) -> list[int]:
@@ -230,6 +232,19 @@ class Vocabulary:
             at += len(self.tokens[id] or b"")
         return ids
 
+    @cached_property
+    def plain(self) -> bytes:
+        """For each token whether it is some whole characters of a JSON string."""
+        return bytes(
+            t is not None and _CONTENT.fullmatch(t) is not None and (t.isascii() or utf8_after(0, t) == 0)
+            for t in self.tokens
+        )
+
+    @cached_property
+    def longest_digits(self) -> int:
+        """Digits in a row that a token can hold."""
+        return max((len(run) for t in self.tokens if t is not None for run in _DIGITS.findall(t)), default=0)
+
     def string(self, node: Trie) -> StringTokens:
         """What the tokens below ``node`` do inside a JSON string."""
         table = self._strings.get(id(node))
@@ -244,4 +259,5 @@ def _shared(bits: NDArray[Any]) -> Mask:
     return mask
 
 
-_KEY = re.compile(rb'[{,]\s*"[^"]*"\s*(:|\Z)')
+# What opens a key stands behind `{` or `, `; other braces stand inside a string, which the quote closes.
+_CROSSING = re.compile(rb'(?:\A|[\[ ])\{"[^"\]},:]|, "[^"\]},:]|": .')

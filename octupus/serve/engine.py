@@ -116,7 +116,7 @@ class Backend(StructuredOutputBackend):
         tokenizer = load_tokenizer(self.vllm_config.model_config.tokenizer)
         additional: Any = self.vllm_config.additional_config
         options = ConstraintSection.model_validate(additional["octupus"])
-        self._constraint = Constraint(Vocabulary.from_tokenizer(tokenizer), options)
+        self._constraint = Constraint(Vocabulary.from_tokenizer(tokenizer), options).set_up()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="constraint")
 
     def compile_grammar(
@@ -126,7 +126,7 @@ class Backend(StructuredOutputBackend):
 
     def _start(self, spec: str) -> CallState:
         grammar = CallGrammar.model_validate_json(json.loads(spec)[0])
-        self._pool.submit(self._constraint.check, grammar)  # the schemas, before the answer comes to them
+        self._pool.submit(self._constraint.start(grammar).prepare)  # the schemas, before the answer comes to them
         return self._constraint.start(grammar)
 
     def allocate_token_bitmask(self, max_num_seqs: int) -> torch.Tensor:

@@ -1,19 +1,32 @@
-"""Law 4 of the wire: the grammar of a training example's own tools allows every supervised token, and the end."""
+"""Law 4 of the wire: the grammar of a training example's own tools allows every supervised token, and the end.
+
+On generated conversations with a tiny vocabulary, and on the rows of the demo and of the golden sources with Qwen's.
+"""
 
 from __future__ import annotations
 
+import json
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
 
+from data_recipes.check import arranged
+from data_recipes.sources import demo_tools
+from octupus.config import SourceSection
 from octupus.constrain import Constraint, Vocabulary
+from octupus.data.sources import open_source
 from octupus.errors import WireError
+from octupus.runs import Run
 from octupus.wire import Conversation, ResponseFormat, Tool, ToolChoice, Wire
 from tests.support.conversations import conversations
+from tests.support.qwen import qwen_wire
 from tests.support.tiny import tiny_dialect
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden/data_sources"
 
 
 @cache
@@ -105,3 +118,22 @@ def aligned(dialect: str, tight: bool, conversation: Conversation) -> None:
     except WireError:
         reject()  # a name that this dialect cannot write
     assert refused(wire, constraint, legal) == []
+
+
+@cache
+def qwen() -> Constraint:
+    return Constraint(Vocabulary.from_tokenizer(qwen_wire().tokenizer)).set_up()
+
+
+@pytest.mark.parametrize("split", ["train", "heldout", "unseen"])
+def test_every_row_of_the_demo_is_allowed(split: Literal["train", "heldout", "unseen"]) -> None:
+    rows = map(demo_tools.to_conversation, demo_tools.rows(None, split, 300, 3))
+    assert [line for row in rows for line in refused(qwen_wire(), qwen(), arranged(row))] == []
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.jsonl")))
+def test_every_golden_row_of_a_source_is_allowed(name: str, tmp_path: Path) -> None:
+    source = open_source(SourceSection(name=name, path=str(tmp_path)), Run(tmp_path))
+    cases = [json.loads(line) for line in (GOLDEN / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [source.conversation("0", case["row"]) for case in cases if "refused" not in case]
+    assert [line for row in rows for line in refused(qwen_wire(), qwen(), arranged(row))] == []

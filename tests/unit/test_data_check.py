@@ -78,6 +78,7 @@ def test_good_conversations_pass(conversation: Conversation) -> None:
         (turns(says("user"), calls("A"), result(5), says("assistant")), "tool results do not answer .*ids differ"),
         (to_conversation(call("x", '{"city": 3}')), r"arguments break the schema: get_weather/city: 3 is not of type"),
         (to_conversation(call("x", "{}")), "arguments break the schema: .*required"),
+        (to_conversation(call("x", '{"city": "A", "z": 1}')), "arguments that the tool does not declare: get_weather"),
         (to_conversation(call("x", "[1]")), r"arguments are no JSON object: \[1\]"),
         (to_conversation(call("x", '{"city": ')), "arguments are no JSON object"),
         (turns(says("user"), says("assistant"), tools=[WEATHER, WEATHER]), "two tools of one name"),

@@ -17,6 +17,22 @@ print("loaded")
 """
 
 
+WITHOUT = """
+import sys
+import octupus.constrain
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+from lmformatenforcer import JsonSchemaParser, TokenEnforcer  # whole, for whoever asks for it
+from octupus.constrain.parsers import JsonSchemaParser as ours
+assert JsonSchemaParser is ours
+print("loaded")
+"""
+
+
+def test_the_constraint_does_not_import_torch_where_it_is_installed() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "loaded", done.stderr[-2000:]
+
+
 def test_wire_constrain_and_config_load_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "loaded", done.stderr[-2000:]

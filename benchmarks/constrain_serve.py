@@ -1,0 +1,131 @@
+"""What the constraint costs inside vLLM: ``python -m benchmarks.constrain_serve [--rounds 7] [--tokens 96]``.
+
+Sixteen requests at a time with sixteen tool sets, each seen before, with the constraint and without it, turn about in
+one engine, at equal numbers of tokens; a small random Qwen2 with the real vocabulary, so that masks have their real
+size. Tokens a second by wall time, medians over the rounds; the last line is JSON. Needs vLLM; the device is picked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import numpy as np
+
+from octupus.config import ServeSection
+from octupus.serve.engine import VllmEngine
+from octupus.serve.engines import Sampling
+from octupus.surgery import write_tokenizer
+from octupus.wire import Message, ResponseFormat, Tool, ToolChoice, Wire, write_wire
+from octupus.wire.grammar import CallGrammar
+from tests.support.qwen import qwen_folder, qwen_wire
+from tests.support.tiny_model import tiny_model
+
+CONCURRENT = 16
+NEVER = -100.0
+"""On the end of turn, on both sides: so all answers are as long as they may be."""
+
+
+def checkpoint(folder: Path) -> Path:
+    """A random model of four layers over Qwen's vocabulary."""
+    source = folder / "tokenizer"
+    source.mkdir()
+    write_tokenizer(qwen_folder(), source, qwen_wire().tokenizer)  # type: ignore[arg-type]
+    write_wire(source, qwen_wire())
+    return tiny_model(folder / "model", source=source, rows=151_936, hidden=256, layers=4, eos=qwen_wire().end_id)
+
+
+def tool_set(number: int) -> tuple[Tool, ...]:
+    """Three tools whose answers are long: lists of objects without an upper bound."""
+
+    def tool(name: str) -> Tool:
+        row = {
+            "type": "object",
+            "properties": {
+                "title": {"type": "string"},
+                "amount": {"type": "number"},
+                "state": {"enum": ["open", "closed", "held"]},
+                f"field_{number}": {"type": "integer"},
+            },
+            "required": ["title", "amount", "state"],
+        }
+        schema = {"type": "object", "properties": {"rows": {"type": "array", "items": row, "minItems": 40}}}
+        return Tool(
+            raw={"type": "function", "function": {"name": name, "parameters": {**schema, "required": ["rows"]}}}
+        )
+
+    return tuple(tool(f"{word}_{number}") for word in ("list", "create", "update"))
+
+
+class Bench:
+    def __init__(self, model: Path, wire: Wire) -> None:
+        self.wire = wire
+        section = ServeSection(max_model_len=1024)
+        self.engine = VllmEngine(model, wire, section)
+        self.prompts: list[list[int]] = []
+        self.grammars: list[CallGrammar] = []
+        for number in range(CONCURRENT):
+            tools = tool_set(number)
+            self.prompts.append(wire.render_prompt((Message(role="user", content=f"rows of {number}"),), tools))
+            self.grammars.append(wire.grammar(tools, ToolChoice(mode="required"), True, ResponseFormat()))
+
+    async def one(self, name: str, number: int, constrained: bool, tokens: int) -> int:
+        """The tokens of one answer."""
+        sampling = Sampling(max_tokens=tokens, logit_bias={self.wire.end_id: NEVER})
+        grammar = self.grammars[number] if constrained else None
+        found = 0
+        async for step in self.engine.generate(f"{name}-{number}", self.prompts[number], grammar, sampling):
+            found += len(step.ids)
+        return found
+
+    async def round(self, name: str, constrained: bool, tokens: int) -> tuple[float, int]:
+        """Tokens a second of sixteen at once, and how many tokens."""
+        began = time.perf_counter()
+        counts = await asyncio.gather(*(self.one(name, i, constrained, tokens) for i in range(CONCURRENT)))
+        return sum(counts) / (time.perf_counter() - began), sum(counts)
+
+
+async def measure(bench: Bench, rounds: int, tokens: int) -> dict[str, Any]:
+    for side in (True, False):  # warms the tool sets, and vLLM
+        await bench.round(f"warm-{side}", side, tokens)
+    with_it, without, ratios = [], [], []
+    for number in range(rounds):
+        speeds: dict[bool, float] = {}
+        for side in (True, False) if number % 2 else (False, True):
+            speeds[side], count = await bench.round(f"{number}-{side}", side, tokens)
+            assert count == CONCURRENT * tokens, f"unequal numbers of tokens: {count}"
+        with_it.append(speeds[True])
+        without.append(speeds[False])
+        ratios.append(speeds[True] / speeds[False])
+        print(f"round {number}: with {speeds[True]:.1f}, without {speeds[False]:.1f} tokens/s, {ratios[-1]:.3f}")
+    low, *_, high = quantiles(ratios, n=4)
+    await bench.engine.close()
+    return {
+        "benchmark": "constrain_serve",
+        "tokens_per_s_with": round(median(with_it), 1),
+        "tokens_per_s_without": round(median(without), 1),
+        "ratio": round(median(ratios), 4),
+        "ratio_quartiles": [round(low, 4), round(high, 4)],
+        "rounds": rounds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=96)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(checkpoint(Path(folder)), qwen_wire())
+        print(json.dumps(asyncio.run(measure(bench, options.rounds, options.tokens))))
+
+
+if __name__ == "__main__":
+    np.random.seed(0)
+    main()
