@@ -25,7 +25,7 @@ from octupus.surgery import write_tokenizer
 from octupus.wire import Message, ResponseFormat, Tool, ToolChoice, Wire, write_wire
 from octupus.wire.grammar import CallGrammar
 from tests.support.qwen import qwen_folder, qwen_wire
-from tests.support.tiny_model import tiny_model
+from tests.support.tiny_model import random_qwen2
 
 CONCURRENT = 16
 NEVER = -100.0
@@ -34,11 +34,12 @@ NEVER = -100.0
 
 def checkpoint(folder: Path) -> Path:
     """A random model of four layers over Qwen's vocabulary."""
-    source = folder / "tokenizer"
-    source.mkdir()
-    write_tokenizer(qwen_folder(), source, qwen_wire().tokenizer)  # type: ignore[arg-type]
-    write_wire(source, qwen_wire())
-    return tiny_model(folder / "model", source=source, rows=151_936, hidden=256, layers=4, eos=qwen_wire().end_id)
+    model = folder / "model"
+    model.mkdir()
+    write_tokenizer(qwen_folder(), model, qwen_wire().tokenizer)  # type: ignore[arg-type]
+    write_wire(model, qwen_wire())
+    random_qwen2(model, rows=151_936, hidden=256, eos=qwen_wire().end_id, inner=512, layers=4)
+    return model
 
 
 def tool_set(number: int) -> tuple[Tool, ...]:

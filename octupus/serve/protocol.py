@@ -45,7 +45,7 @@ def _stops(value: Any) -> Any:
 
 class FunctionParam(_Open):
     name: str
-    arguments: Annotated[str, BeforeValidator(_arguments_text)] = ""
+    arguments: Annotated[str, BeforeValidator(_arguments_text, str | dict[str, Any] | None)] = ""
 
 
 class CallParam(_Open):
@@ -56,7 +56,7 @@ class CallParam(_Open):
 
 class MessageParam(_Open):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[list[Part] | None, BeforeValidator(_parts)] = None
+    content: Annotated[list[Part] | None, BeforeValidator(_parts, str | list[Part] | None)] = None
     tool_calls: list[CallParam] | None = None
     tool_call_id: str | None = None
 
@@ -77,14 +77,16 @@ class ChatRequest(_Open):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=-1, le=1_000_000)
     min_p: float | None = Field(default=None, ge=0, le=1)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     repetition_penalty: float | None = Field(default=None, gt=0, le=2)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: Annotated[list[str] | None, BeforeValidator(_stops)] = Field(default=None, max_length=16)
+    stop: Annotated[list[str] | None, BeforeValidator(_stops, str | list[str] | None)] = Field(
+        default=None, max_length=16
+    )
     max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     n: int | None = Field(default=None, ge=1, le=16)
@@ -129,10 +131,6 @@ class Task:
         return self.request.parallel_tool_calls is not False
 
     @property
-    def strict(self) -> bool:
-        return any(tool.raw["function"].get("strict") is True for tool in self.tools)
-
-    @property
     def n(self) -> int:
         return self.request.n or 1
 
@@ -157,7 +155,7 @@ class Task:
         return Sampling(
             max_tokens=max_tokens,
             temperature=1.0 if r.temperature is None else r.temperature,
-            top_p=1.0 if r.top_p is None else r.top_p,
+            top_p=1.0 if r.top_p is None else max(r.top_p, 1e-6),  # 0, which engines do not know: the likeliest only
             top_k=max(0, r.top_k or 0),
             min_p=r.min_p or 0.0,
             presence_penalty=r.presence_penalty or 0.0,

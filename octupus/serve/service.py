@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from octupus.wire import ArgumentsDelta, CallGrammar, ContentDelta, Message, Too
 from octupus.wire.tokenizer import Tokenizer
 
 HEAVY_BYTES = 16_384
-"""Requests above this size are prepared in a thread, so that they do not hold up everybody's tokens."""
+"""Requests above this size, or with schemas, are prepared in a thread: they must not hold up everybody's tokens."""
 
 
 @dataclass(frozen=True)
@@ -61,26 +63,38 @@ class Service:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    # --- life -----------------------------------------------------------------------------------------------------
-
     async def start(self) -> None:
         """Load the engine in a thread, prove the mask, then watch over it."""
         try:
-            self._constraint = await asyncio.to_thread(self._load_constraint)
-            self.engine = await asyncio.to_thread(self._make_engine)
+            self.engine = await self._loaded()
             if self.settings.canary:
                 await prove_mask(self.engine, self.wire)
         except OctupusError as error:
             self.fail(str(error))
             return
+        except Exception as error:  # a defect of ours: the server must end all the same, with its traceback
+            self.fail(f"{type(error).__name__}: {error}")
+            raise
         self._become("ready", "")
         if isinstance(self.engine, Supervised):
             while (why := self.engine.died()) is None:
                 await asyncio.sleep(0.5)
             self.fail(why)
 
-    def _load_constraint(self) -> Constraint:
-        return Constraint(Vocabulary.from_tokenizer(self.tokenizer), self.section.constraint)
+    def _loaded(self) -> asyncio.Future[Engine]:
+        """The engine, from a thread that nobody waits for: a server told to stop while it loads ends at once."""
+        done: concurrent.futures.Future[Engine] = concurrent.futures.Future()
+
+        def load() -> None:
+            done.set_running_or_notify_cancel()  # from here on a cancelled wait leaves the thread a future to fill
+            try:
+                self._constraint = Constraint(Vocabulary.from_tokenizer(self.tokenizer), self.section.constraint)
+                done.set_result(self._make_engine())
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=load, name="engine-loader", daemon=True).start()
+        return asyncio.wrap_future(done)
 
     async def stop(self) -> None:
         if self.engine is not None:
@@ -96,6 +110,10 @@ class Service:
             self.changed.set()
             self.changed = asyncio.Event()
 
+    async def until_not(self, status: str) -> None:
+        while self.status == status:
+            await self.changed.wait()
+
     async def drain(self, deadline_s: float) -> None:
         """Take nothing new, let what runs finish; at the deadline end it with an error that the client can read."""
         self._become("draining", "the server is shutting down")
@@ -107,8 +125,6 @@ class Service:
                 task.cancel()
             await asyncio.wait_for(self._empty.wait(), 5)
 
-    # --- requests -------------------------------------------------------------------------------------------------
-
     @contextmanager
     def working(self) -> Iterator[Engine]:
         """Admission: the engine, for as long as one request lasts.
@@ -119,12 +135,8 @@ class Service:
         if self.status != "ready" or self.engine is None:
             raise ApiError(f"not ready: {self.reason}", status=503, code=self.status, retry_after_s=2)
         if len(self._working) >= self.section.max_concurrency:
-            raise ApiError(
-                f"{len(self._working)} requests are at work, the most that this server takes; come back soon",
-                status=429,
-                code="queue_full",
-                retry_after_s=1,
-            )
+            why = f"{len(self._working)} requests are at work, the most that this server takes; come back soon"
+            raise ApiError(why, status=429, code="queue_full", retry_after_s=1)
         task = asyncio.current_task()
         assert task is not None
         self._working.add(task)
@@ -158,23 +170,16 @@ class Service:
             ApiError: 400 for what wire, constraint or context length refuse; 404 as :meth:`check_name`.
         """
         self.check_name(task.request.model)
-        heavy = size > HEAVY_BYTES
+        heavy = size > HEAVY_BYTES or bool(task.tools) or task.response_format.type == "json_schema"
         prompt, grammar, plans = await asyncio.to_thread(self._prepare, task) if heavy else self._prepare(task)
         limit = self._output_limit(task, len(prompt))
         if any(int(token) >= self.tokenizer.size for token in task.request.logit_bias or ()):
             refuse("logit_bias", f"token ids end at {self.tokenizer.size - 1}")
+        named, stops = task.choice.mode == "named", task.stops
+        samplings = [task.sampling(limit, index) for index in range(task.n)]
         return [
-            Job(
-                self.wire,
-                f"{request_id}-{index}",
-                prompt,
-                grammar,
-                task.sampling(limit, index),
-                plans,
-                stops=task.stops,
-                named=task.choice.mode == "named",
-            )
-            for index in range(task.n)
+            Job(self.wire, f"{request_id}-{index}", prompt, grammar, sampling, plans, stops, named)
+            for index, sampling in enumerate(samplings)
         ]
 
     def _prepare(self, task: Task) -> tuple[list[int], CallGrammar, dict[str, Plan]]:
@@ -185,7 +190,7 @@ class Service:
             offered = [(tool, f"tools[{i}]") for i, tool in enumerate(task.tools) if tool.name in callable]
             plans = {tool.name: self._plan(tool, where) for tool, where in offered}
             if grammar.content_schema is not None:
-                self._constraint.plan(grammar.content_schema)
+                _refuse_gaps(self._constraint.plan(grammar.content_schema), "response_format.json_schema.schema")
             messages = [_arranged(message, plans) for message in task.messages]
             return self.wire.render_prompt(messages, task.tools), grammar, plans
         except WireError as error:
@@ -193,6 +198,12 @@ class Service:
             raise ApiError(str(error), param=field if " " not in field else None, code="invalid_request") from error
         except ConstraintError as error:
             refuse("response_format.json_schema.schema", str(error), "unsupported_schema")
+        except RecursionError:
+            refuse(
+                "tools" if task.tools else "response_format",
+                "a schema refers to itself too deeply",
+                "unsupported_schema",
+            )
 
     def _plan(self, tool: Tool, where: str) -> Plan:
         """How a tool's schema is enforced; with ``strict`` all of it must be."""
@@ -202,9 +213,8 @@ class Service:
             plan = self._constraint.plan(tool.parameters, arguments=True)
         except ConstraintError as error:
             refuse(field, str(error), "unsupported_schema")
-        if plan.unenforced and tool.raw["function"].get("strict") is True:
-            pointer, keyword = plan.unenforced[0]
-            refuse(field, f"strict, but {keyword!r} at {pointer or '/'} cannot be enforced", "unsupported_schema")
+        if tool.raw["function"].get("strict") is True:
+            _refuse_gaps(plan, field)
         return plan
 
     def _output_limit(self, task: Task, prompt: int) -> int:
@@ -217,6 +227,13 @@ class Service:
             why = f"{start}, but {prompt + asked} are asked for ({prompt} of them in messages and tools)"
             refuse(field, f"{why}; lower {field} or send less", "context_length_exceeded")
         return min(self.section.default_max_tokens, context - prompt) if asked is None else asked
+
+
+def _refuse_gaps(plan: Plan, field: str) -> None:
+    """Strict tools, and content, leave while they are written: what the mask does not hold, nothing does."""
+    if plan.unenforced:
+        pointer, keyword = plan.unenforced[0]
+        refuse(field, f"{keyword!r} at {pointer or '/'} cannot be enforced", "unsupported_schema")
 
 
 def _arranged(message: Message, plans: Mapping[str, Plan]) -> Message:
@@ -249,7 +266,7 @@ async def prove_mask(engine: Engine, wire: Wire) -> None:
     job = Job(wire, f"canary-{secret}", prompt, grammar, Sampling(max_tokens=128, temperature=0.0), plans, named=True)
     told = ""
     try:
-        async for items in run_turn(engine, job):
+        async for _, items in run_turn(engine, job):
             for item in items:
                 told += item.name if isinstance(item, CallOpened) else ""
                 told += item.text if isinstance(item, ArgumentsDelta | ContentDelta) else ""
