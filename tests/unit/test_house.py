@@ -24,7 +24,7 @@ ROOMS = {
 
 BUDGETS = {
     "octupus.wire": 1300,
-    "octupus.constrain": 3320,
+    "octupus.constrain": 3420,
     "octupus.data": 2000,
     "octupus.serve": 2600,
     "octupus.train": 1300,
