@@ -59,21 +59,6 @@ class Constraint:
             self._guidance.tokenizer()
         return self
 
-    def check(self, grammar: CallGrammar) -> None:
-        """Refuse a request that cannot be enforced, before it is generated.
-
-        Raises:
-            ConstraintError: the schema's pointer and keyword, behind the name of its function.
-        """
-        for function in grammar.functions:
-            try:
-                self.plan(function.parameters, arguments=True)
-            except ConstraintError as error:
-                where = f"function {function.name!r}, parameters: {error.reason}"
-                raise ConstraintError(where, pointer=error.pointer, keyword=error.keyword) from error
-        if grammar.content_schema is not None:
-            self.plan(grammar.content_schema)
-
     def start(self, grammar: CallGrammar) -> CallState:
         """The state of a request that has generated nothing.
 

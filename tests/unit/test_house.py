@@ -24,7 +24,7 @@ ROOMS = {
 
 BUDGETS = {
     "octupus.wire": 1300,
-    "octupus.constrain": 3320,
+    "octupus.constrain": 3420,
     "octupus.data": 2200,
     "octupus.serve": 3000,
     "octupus.train": 1500,

@@ -130,8 +130,8 @@ def test_schemas_are_compiled_when_the_answer_comes_to_them() -> None:
     bad = [{"name": "good", "parameters": {"type": "object"}}, {"name": "bad", "parameters": {"$ref": "#"}}]
     wire, constraint, state = start("octupus", bad)
     grammar = wire.grammar(tools(bad), ToolChoice(), True, ResponseFormat())
-    with pytest.raises(ConstraintError, match=r"function 'bad'.*\$ref"):
-        constraint.check(grammar)
+    with pytest.raises(ConstraintError, match=r"\$ref"):
+        constraint.start(grammar).prepare()
     for token in [wire.frame.call_open, *wire.tokenizer.encode("bad")]:
         assert state.advance(token)
     separator = wire.frame.separator
@@ -140,6 +140,28 @@ def test_schemas_are_compiled_when_the_answer_comes_to_them() -> None:
         state.advance(separator)
     wire, constraint, other = start("octupus", bad)
     assert other.advance(wire.frame.call_open), "another request goes on"
+
+
+@pytest.mark.parametrize("dialect", ["octupus", "qwen2_5"])
+def test_a_likely_answer_of_a_prepared_request_needs_no_new_mask(dialect: str) -> None:
+    wire, constraint = setting(dialect)
+    fields = {"a": {"type": "string"}, "b": {"type": "integer"}, "c": {"enum": ["red", "blue"]}}
+    schema = {"type": "object", "properties": fields, "required": ["a", "b", "c"]}
+    function = [{"name": "f", "parameters": {**schema, "title": dialect}}]
+    grammar = wire.grammar(tools(function), ToolChoice(mode="required"), True, ResponseFormat())
+    constraint.start(grammar).prepare()
+    prepared = constraint.counts()
+    call = ToolCall(name="f", arguments={"a": "x", "b": 10, "c": "blue"})
+    answer = Message(role="assistant", tool_calls=(call,))
+    ((_, ids),) = wire.turns(
+        wire.render(Conversation(messages=(Message(role="user", content="-"), answer), tools=tools(function)))
+    )
+    state, row = constraint.start(grammar), np.zeros(constraint.vocabulary.words, np.int32)
+    for token in ids:
+        state.fill(row)
+        assert state.advance(token)
+    after = constraint.counts()
+    assert after["automata"] == prepared["automata"] and after["masks"] - prepared["masks"] <= 8, "only the name's"
 
 
 def test_an_empty_mask_is_an_error_and_never_an_end() -> None:
