@@ -268,6 +268,11 @@ def test_what_cannot_be_read_or_written_is_named_and_leaves_no_shards(tmp_path: 
         with pytest.raises(DataError, match=said):
             build(suite([source(path)]), run)
         assert not (run.path / "data/stage1").exists()
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text('{"messages": [{"role": "user", "content": NaN}]}\n')
+    for path in (odd, write_jsonl(tmp_path / "empty.jsonl", [])):
+        with pytest.raises(DataError, match=r"100.0% of 1 rows rejected.*not of this source|no row is left of 0"):
+            build(suite([source(path)]), run)
     path = write_jsonl(tmp_path / "a.jsonl", talks(200))
     for size in (3_000, 60_000):  # while cleaning, and while packing
         with no_file_beyond(size), pytest.raises((DataError, JobError), match=r"cannot write.*free some space"):
