@@ -231,6 +231,7 @@ def test_near_duplicates_caps_and_changes_come_with_the_stage_that_asks(tmp_path
     (alone,) = plain.manifest.details["sources"]
     assert (alone["near_duplicates"]["count"], alone["over_the_cap"], alone["documents"]) == (0, 0, 36)
     facts = changed.manifest.details["sources"][1]
+    assert facts["licence"] == "as the files state" and len(facts["inputs"]["b.jsonl"]) == 64
     near = facts["near_duplicates"]
     assert near["count"] == 6 and near["examples"][0] == ["0", "openai_format(a.jsonl) row 0"]
     assert (facts["over_the_cap"], facts["documents"]) == (5, 2 * (36 - 6 - 5))
