@@ -20,22 +20,22 @@ from numpy.typing import NDArray
 
 from data_recipes import page
 from data_recipes.choose import Chosen, choose
-from data_recipes.clean import Cleaner, Rejects, clean
+from data_recipes.clean import Cleaner, clean
+from data_recipes.stage import write_stage
 from octupus.config import DataStage, Recipe, SourceSection, load
 from octupus.data.augment import Augmentation
 from octupus.data.decontaminate import Benchmark
 from octupus.data.files import file_hashes, value_hash
-from octupus.data.language import LANGUAGES
 from octupus.data.lock import check_files
-from octupus.data.mix import Ingredient, Mixture, mix, parts, shuffled
+from octupus.data.mix import Ingredient, Mixture, mix
 from octupus.data.render import Documents, Renderer, render_all
-from octupus.data.shards import Manifest, ShardWriter, read_manifest
+from octupus.data.shards import Manifest, read_manifest
 from octupus.data.sources import open_source, rows_code
 from octupus.data.store import Store
 from octupus.data.workers import Workers
 from octupus.errors import ConfigError, DataError, OctupusError
 from octupus.runs import Reporter, Run, publish_bytes
-from octupus.tokenizer import load_wire
+from octupus.tokenizer import HfTokenizer, load_wire
 from octupus.wire import Wire
 from octupus.wire.messages import canonical_json
 
@@ -54,8 +54,8 @@ def run(recipe: Recipe, run: Run, stages: Sequence[StageName] = STAGES) -> dict[
         DataError: a source that cannot be read, that rejects more than it may, or that leaves nothing; a full disk.
     """
     stage = run.stage("data")
-    model = run.stage("surgery").path / "model"
-    wire, _ = load_wire(model, recipe.wire.dialect, recipe.wire.system)
+    wire, _ = wire_of(recipe, run)
+    model = model_of(run)
     with Workers() as workers:
         with stage.reporting(None, "conversations") as reporter:
             build = _Build(recipe, run, wire, model, reporter, workers)
@@ -73,6 +73,25 @@ def run(recipe: Recipe, run: Run, stages: Sequence[StageName] = STAGES) -> dict[
     page.publish(stage.path, build.report)
     print(f"data: {stage.path / 'report.html'} shows what is in it")
     return {**outputs, "report": "data/report.html"}
+
+
+def model_of(run: Run) -> Path:
+    """Where surgery leaves the model, whose tokenizer the data are made for."""
+    return run.stage("surgery").path / "model"
+
+
+def wire_of(recipe: Recipe, run: Run) -> tuple[Wire, HfTokenizer]:
+    """The wire that the data are rendered with.
+
+    Raises:
+        ConfigError: surgery has not been done.
+    """
+    if not model_of(run).is_dir():
+        raise ConfigError(
+            f"{model_of(run)} does not exist: the data are made for the tokenizer that surgery extends; "
+            f"run: make surgery RECIPE={recipe.name} RUN={run.name}"
+        )
+    return load_wire(model_of(run), recipe.wire.dialect, recipe.wire.system)
 
 
 @dataclass(frozen=True)
@@ -247,78 +266,6 @@ def _only(folder: Path) -> None:
     for stale in folder.parent.glob("*"):
         if stale.name != folder.name:
             shutil.rmtree(stale)
-
-
-def write_stage(
-    folder: Path,
-    wanted: DataStage,
-    mixture: Mixture,
-    documents: Documents,
-    sources: list[dict[str, Any]],
-    columns: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint16]]],
-    inputs: str,
-    fingerprint: str,
-) -> Manifest:
-    """Pack each pass on its own (so that no row holds a document twice) and write the shards.
-
-    Raises:
-        DataError: nothing is left to train on.
-    """
-    if not len(documents):
-        raise DataError("no document is left to train on; look at data/report.html", source=str(folder))
-    taken: list[NDArray[np.int64]] = []
-    with ShardWriter(folder) as writer:
-        for number, keys in enumerate(mixture.passes):
-            chosen = documents.find(shuffled(keys, wanted.seed, number))
-            taken.append(chosen)
-            documents.write_packed(chosen, wanted.context, writer)
-        dropped = Rejects()
-        for source, row, reason in documents.dropped:
-            dropped.add(reason, f"{sources[source]['source']}#{row}")
-        all_taken = np.concatenate(taken)
-        mixed = [
-            {**facts, **mine} for facts, mine in zip(sources, _counted(documents, all_taken, columns), strict=True)
-        ]
-        return writer.publish(
-            context=wanted.context,
-            fingerprint=fingerprint,
-            inputs=inputs,
-            details={
-                "sources": mixed,
-                "dropped": dropped.report(),
-                "lengths": histogram(documents.tokens[all_taken], wanted.context),
-            },
-        )
-
-
-def _counted(
-    documents: Documents,
-    taken: NDArray[np.int64],
-    columns: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint16]]],
-) -> list[dict[str, Any]]:
-    """For each source what it gave to the shards: documents, tokens, documents by language and by number of tools."""
-    sources, _, rows = parts(documents.keys[taken])
-    tokens, found = documents.tokens[taken], []
-    for number, (languages, tools) in enumerate(columns):
-        mine = sources == number
-        by_language = np.bincount(languages[rows[mine]], minlength=len(LANGUAGES)).tolist()
-        offered, documents_of = np.unique(tools[rows[mine]], return_counts=True)
-        found.append(
-            {
-                "documents": int(mine.sum()),
-                "tokens": int(tokens[mine].sum()),
-                "languages": {name: n for name, n in zip(LANGUAGES, by_language, strict=True) if n},
-                "tools": dict(zip(map(str, offered.tolist()), documents_of.tolist(), strict=True)),
-            }
-        )
-    return found
-
-
-def histogram(tokens: NDArray[np.int64], context: int) -> dict[str, list[int]]:
-    """Documents by length: ``{"upto": [...], "documents": [...]}``, twenty bins of equal width."""
-    edges = np.linspace(0, context, 21).round().astype(np.int64)
-    counts, _ = np.histogram(tokens, bins=edges + np.int64(1))
-    return {"upto": edges[1:].tolist(), "documents": counts.tolist()}
 
 
 def source_key(section: SourceSection) -> str:

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_recipes.build import STAGES
+from data_recipes.build import STAGES, wire_of
 from data_recipes.check import check
 from octupus.config import DataStage, load
 from octupus.data.shards import Shards
 from octupus.data.sources import open_source
 from octupus.errors import DataError, OctupusError, WireError
 from octupus.runs import Run
-from octupus.tokenizer import HfTokenizer, load_wire
+from octupus.tokenizer import HfTokenizer
 from octupus.wire import Rendered, Wire
 
 PLAIN, SUPERVISED = ("\033[2m", "\033[0m"), ("\033[1;32m", "\033[0m")
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         recipe = load(chosen.recipe, chosen.set)
         run = Run(Path("runs") / (chosen.run or recipe.name))
-        wire, tokenizer = load_wire(run.stage("surgery").path / "model", recipe.wire.dialect, recipe.wire.system)
+        wire, tokenizer = wire_of(recipe, run)
         for name in STAGES:
             stage: DataStage = getattr(recipe.data, name)
             folder = run.stage("data").path / name

@@ -112,7 +112,7 @@ def _jsonl(file: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 value = json.loads(line)
-            except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+            except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError among them
                 raise _broken(file, row, f"not JSON ({error})") from error
             yield _row(value, file, row)
 
@@ -144,6 +144,8 @@ def _json(file: Path) -> Iterator[dict[str, Any]]:
                 at, row = end, row + 1
         except UnicodeDecodeError as error:
             raise _broken(file, row, f"not UTF-8 ({error})") from error
+        except RecursionError as error:
+            raise _broken(file, row, f"not JSON ({error})") from error
 
 
 def _parquet(file: Path) -> Iterator[dict[str, Any]]:

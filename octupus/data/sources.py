@@ -89,7 +89,7 @@ class Source:
             first = error.errors()[0]
             why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise DataError(f"no legal conversation: {why}", source=self.label, row=row_id) from error
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError, RecursionError) as error:
             # One odd row among millions is counted; were it all of them, the source's rejection rate stops the build.
             why = f"{type(error).__name__} {error}"
             raise DataError(f"not of this source's shape: {why}", source=self.label, row=row_id) from error

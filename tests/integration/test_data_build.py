@@ -231,6 +231,7 @@ def test_near_duplicates_caps_and_changes_come_with_the_stage_that_asks(tmp_path
     (alone,) = plain.manifest.details["sources"]
     assert (alone["near_duplicates"]["count"], alone["over_the_cap"], alone["documents"]) == (0, 0, 36)
     facts = changed.manifest.details["sources"][1]
+    assert facts["licence"] == "as the files state" and len(facts["inputs"]["b.jsonl"]) == 64
     near = facts["near_duplicates"]
     assert near["count"] == 6 and near["examples"][0] == ["0", "openai_format(a.jsonl) row 0"]
     assert (facts["over_the_cap"], facts["documents"]) == (5, 2 * (36 - 6 - 5))
@@ -268,6 +269,11 @@ def test_what_cannot_be_read_or_written_is_named_and_leaves_no_shards(tmp_path: 
         with pytest.raises(DataError, match=said):
             build(suite([source(path)]), run)
         assert not (run.path / "data/stage1").exists()
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text('{"messages": [{"role": "user", "content": NaN}]}\n')
+    for path in (odd, write_jsonl(tmp_path / "empty.jsonl", [])):
+        with pytest.raises(DataError, match=r"100.0% of 1 rows rejected.*not of this source|no row is left of 0"):
+            build(suite([source(path)]), run)
     path = write_jsonl(tmp_path / "a.jsonl", talks(200))
     for size in (3_000, 60_000):  # while cleaning, and while packing
         with no_file_beyond(size), pytest.raises((DataError, JobError), match=r"cannot write.*free some space"):

@@ -137,10 +137,17 @@ def test_a_fetch_that_was_interrupted_goes_on_where_it_stopped(machine: Machine,
     assert entry["files"]["model.safetensors"] == hashlib.sha256(WEIGHTS["model.safetensors"]).hexdigest()
 
 
-def test_every_refusal_is_a_sentence_and_locks_nothing(machine: Machine, hub: FakeHub) -> None:
-    name = "datasets/hqfx/openhermes-2.5-qwen-rewrite"
+def test_a_hub_that_cannot_be_reached_is_named_with_a_remedy(machine: Machine) -> None:
     code, said = machine.do("fetch", HF_ENDPOINT="http://127.0.0.1:9")
     assert code and "the hub at http://127.0.0.1:9 cannot be reached" in said and "set HF_ENDPOINT" in said
+    assert "Traceback" not in said and not machine.lock.exists()
+    code, said = machine.do(str(run_folder(machine.folder / "run").path))
+    assert code and "is not on this machine; run `make fetch`" in said
+
+
+@pytest.mark.full
+def test_every_refusal_is_a_sentence_and_locks_nothing(machine: Machine, hub: FakeHub) -> None:
+    name = "datasets/hqfx/openhermes-2.5-qwen-rewrite"
     code, said = machine.do("fetch", HF_HUB_OFFLINE="1")
     assert code and "HF_HUB_OFFLINE is set; unset it to fetch" in said
     hub.gated.add(name)
@@ -157,5 +164,3 @@ def test_every_refusal_is_a_sentence_and_locks_nothing(machine: Machine, hub: Fa
     code, said = machine.do("fetch")
     assert code and "holds nothing of *.parquet" in said
     assert "Traceback" not in said and not machine.lock.exists()
-    code, said = machine.do(str(run_folder(machine.folder / "run").path))
-    assert code and "is not on this machine; run `make fetch`" in said
