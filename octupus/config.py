@@ -194,6 +194,8 @@ class ServeSection(Section):
     request_timeout_s: float = Field(default=600, gt=0)
     drain_s: float = Field(default=30, ge=0)
     """How long requests may go on after SIGTERM or SIGUSR2."""
+    idle_minutes: float | None = Field(default=None, ge=0)
+    """After how long without a request the server drains and ends; 0: never. None: 60 as a Slurm job, else never."""
     max_body_mb: float = Field(default=16, gt=0)
     api_key_file: str | None = None
     model_names: Literal["any", "strict"] = "any"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +71,6 @@ def resolve(model: str) -> Path:
     """
     folder = Path(model)
     if folder.is_dir():
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports the hub's client, which reads it then
         return folder.absolute()
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise ConfigError(f"--model {model}: no such folder, and no Hugging Face id (owner/name) either")
@@ -92,14 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         section = section_of(arguments)
-        serve(
-            build_app,
-            section,
-            resolve(arguments.model),
-            dialect=arguments.dialect,
-            name=arguments.served_model_name,
-            publication=None if arguments.run is None else Publication(Run(arguments.run), arguments.replica),
-        )
+        known = None if arguments.run is None else Publication(Run(arguments.run), arguments.replica)
+        name, model = arguments.served_model_name, resolve(arguments.model)
+        serve(build_app, section, model, arguments.dialect, name=name, publication=known)
     except OctupusError as error:
         print(f"octupus.serve: {error}", file=sys.stderr)
         return error.exit_code

@@ -10,6 +10,7 @@ from typing import Any
 
 from octupus.serve.engines import TokenLogprobs
 from octupus.serve.errors import ApiError
+from octupus.serve.protocol import Task
 from octupus.serve.stream import CallOpened, Finish, Item, Logprobs
 from octupus.wire import ArgumentsDelta, ContentDelta
 
@@ -25,6 +26,29 @@ class Identity:
     created: int
     model: str
     fingerprint: str
+
+
+class Writer:
+    """An answer in one API's words, fed the same items whether it is streamed or not."""
+
+    def __init__(self, identity: Identity, prompt_tokens: int, task: Task, token_text: TokenText) -> None:
+        self._identity, self._prompt_tokens, self._task, self._token_text = identity, prompt_tokens, task, token_text
+
+    def add(self, choice: int, items: Sequence[Item]) -> bytes:
+        """Take one choice's items; what to send now, where the answer is streamed."""
+        raise NotImplementedError
+
+    def closing(self) -> bytes:
+        """What ends a stream that went well."""
+        raise NotImplementedError
+
+    def failed(self, error: ApiError) -> bytes:
+        """What ends a stream that did not."""
+        raise NotImplementedError
+
+    def value(self) -> dict[str, Any]:
+        """The whole answer, where it is not streamed."""
+        raise NotImplementedError
 
 
 def usage(prompt: int, completion: int) -> dict[str, int]:
@@ -49,10 +73,12 @@ def logprob_entry(token: TokenLogprobs, token_text: TokenText) -> dict[str, Any]
     return {**one(token.id, token.logprob), "top_logprobs": [one(id, value) for id, value in token.top.items()]}
 
 
-class Chunks:
+class Chunks(Writer):
     """Encodes items as ``chat.completion.chunk`` events. Built from strings: this runs once a token."""
 
-    def __init__(self, identity: Identity, prompt_tokens: int, include_usage: bool, token_text: TokenText) -> None:
+    def __init__(self, identity: Identity, prompt_tokens: int, task: Task, token_text: TokenText) -> None:
+        super().__init__(identity, prompt_tokens, task, token_text)
+        include_usage = task.include_usage
         head = (
             f'data: {{"id":"chatcmpl-{identity.id}","object":"chat.completion.chunk","created":{identity.created},'
             f'"model":{quoted(identity.model)},"system_fingerprint":{quoted(identity.fingerprint)},"choices":['
@@ -60,8 +86,6 @@ class Chunks:
         self._head = head + '{"index":'
         self._tail = ',"usage":null}\n\n' if include_usage else "}\n\n"
         self._usage_head = head if include_usage else ""
-        self._prompt_tokens = prompt_tokens
-        self._token_text = token_text
         self._begun: set[int] = set()
         self._logprobs: dict[int, list[TokenLogprobs]] = {}
         self._completion_tokens = 0
@@ -110,9 +134,6 @@ class Chunks:
     def failed(self, error: ApiError) -> bytes:
         return event(error.body()) + DONE
 
-    def value(self) -> dict[str, Any]:
-        raise NotImplementedError("a stream has no value")
-
 
 @dataclass
 class _Choice:
@@ -122,12 +143,12 @@ class _Choice:
     finish: Finish | None = None
 
 
-class Completion:
+class Completion(Writer):
     """Gathers the same items into one ``chat.completion``."""
 
-    def __init__(self, identity: Identity, prompt_tokens: int, n: int, token_text: TokenText) -> None:
-        self._identity, self._prompt_tokens, self._token_text = identity, prompt_tokens, token_text
-        self._choices = [_Choice() for _ in range(n)]
+    def __init__(self, identity: Identity, prompt_tokens: int, task: Task, token_text: TokenText) -> None:
+        super().__init__(identity, prompt_tokens, task, token_text)
+        self._choices = [_Choice() for _ in range(task.n)]
 
     def add(self, choice: int, items: Sequence[Item]) -> bytes:
         into = self._choices[choice]
@@ -145,12 +166,6 @@ class Completion:
             else:
                 into.finish = item
         return b""
-
-    def closing(self) -> bytes:
-        return b""
-
-    def failed(self, error: ApiError) -> bytes:
-        raise error
 
     def value(self) -> dict[str, Any]:
         i = self._identity

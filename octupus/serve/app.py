@@ -28,7 +28,7 @@ from octupus.wire import Wire
 from octupus.wire.tokenizer import Tokenizer
 
 ACCESS = logging.getLogger("octupus.serve.access")
-OPEN_PATHS = ("/health", "/ready")
+OPEN_PATHS = ("/health", "/ready", "/openapi.json")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -53,6 +53,7 @@ def build_app(engine: Engine | EngineFactory, wire: Wire, tokenizer: Tokenizer, 
         app.router.add_post(f"{prefix}/responses", routes.responses)
         app.router.add_get(f"{prefix}/models", routes.models)
         app.router.add_get(f"{prefix}/models/{{model:.+}}", routes.model)
+    app.router.add_get("/openapi.json", routes.openapi)
     app.router.add_get("/metrics", routes.metrics)
     app.router.add_get("/health", routes.health)
     app.router.add_get("/ready", routes.ready)
@@ -63,9 +64,8 @@ def build_app(engine: Engine | EngineFactory, wire: Wire, tokenizer: Tokenizer, 
 async def _outer(request: web.Request, handler: Handler) -> web.StreamResponse:
     """A request id on everything, OpenAI's shape on every error, one access line a request."""
     given = request.headers.get("X-Request-Id", "")
-    request[REQUEST_ID] = (
-        given if given.isascii() and given.isprintable() and 0 < len(given) <= 128 else secrets.token_hex(8)
-    )
+    usable = given.isascii() and given.isprintable() and 0 < len(given) <= 128
+    request[REQUEST_ID] = given if usable else secrets.token_hex(8)
     began, status = time.monotonic(), 499  # nginx's word for: the client left first
     metrics = request.app[SERVICE].metrics
     try:
@@ -123,12 +123,5 @@ def run(recipe: Recipe, run: Run, model_dir: Path, replica: str = "0") -> None:
     Raises:
         ConfigError: the port is in use, a file is missing. JobError: the engine did not start, or died.
     """
-    serve(
-        build_app,
-        recipe.serve,
-        model_dir,
-        dialect=recipe.wire.dialect,
-        system=recipe.wire.system,
-        name=f"{recipe.name}",
-        publication=Publication(run, replica),
-    )
+    wire, publication = recipe.wire, Publication(run, replica)
+    serve(build_app, recipe.serve, model_dir, wire.dialect, wire.system, recipe.name, publication)

@@ -44,7 +44,6 @@ def serve(
     build_app: Callable[..., web.Application],
     section: ServeSection,
     model_dir: Path,
-    *,
     dialect: str | None = None,
     system: str | None = None,
     name: str | None = None,
@@ -52,16 +51,14 @@ def serve(
 ) -> None:
     """Serve ``model_dir`` until a signal; see :func:`octupus.serve.app.run`."""
     # Both first: neither a taken port nor a wrong folder should cost the loading of a model.
-    listening = listen(section.host, section.port)
-    with listening:
-        check_model(model_dir)
+    with listen(section.host, section.port) as listening:
+        if not (model_dir / "config.json").is_file():
+            hint = "name a checkpoint's folder, such as runs/demo/stage2/export"
+            raise ConfigError(f"{model_dir} holds no model (no config.json); {hint}")
         wire, tokenizer = load_wire(model_dir, dialect, system)
-        settings = Settings(
-            section=section,
-            model=name or model_dir.name,
-            canary=":" not in section.engine,
-            keys=read_keys(section.api_key_file),
-        )
+        keys, canary = read_keys(section.api_key_file), ":" not in section.engine
+        settings = Settings(section, name or model_dir.name, canary=canary, keys=keys)
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all is here; set before anything imports the hub's client
         make_engine, brood = factory(section.engine, model_dir, wire, section), Brood()
 
         def made() -> Engine:
@@ -87,11 +84,7 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def _serve(
-    app: web.Application,
-    listening: socket.socket,
-    section: ServeSection,
-    publication: Publication | None,
-    brood: Brood,
+    app: web.Application, listening: socket.socket, section: ServeSection, known: Publication | None, brood: Brood
 ) -> None:
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     stop = asyncio.Event()
@@ -104,9 +97,11 @@ async def _serve(
             print(f"loading; {url}/ready tells when requests are taken", flush=True)
             await _until_not("loading", service, stop, section.ready_timeout_s)
             if service.status == "ready":
-                with _published(publication, service, url):
+                idling = asyncio.create_task(_stop_when_idle(service, idle_minutes(section), stop))
+                with _published(known, service, url):
                     print(f"ready: {url}/v1 serves {service.settings.model}", flush=True)
                     await _until_not("ready", service, stop, None)
+                    idling.cancel()
                     if stop.is_set():
                         print(f"draining {service.at_work} requests, at most {section.drain_s:g} s", flush=True)
             if service.status == "ready":
@@ -115,22 +110,32 @@ async def _serve(
                 raise JobError(f"the server ended: {service.reason}")
         finally:
             if service.engine is None:
-                brood.end(grace_s=0.0)  # the thread that loads the engine returns once its processes are gone
+                brood.end(grace_s=0.0)
             await runner.cleanup()
 
 
 async def _until_not(status: str, service: Service, stop: asyncio.Event, timeout_s: float | None) -> None:
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        async with asyncio.timeout(timeout_s):
-            while service.status == status and not stop.is_set():
-                changed = asyncio.create_task(service.changed.wait())
-                await asyncio.wait({stopping, changed}, return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
-    except TimeoutError:
+    waits = [asyncio.create_task(wait) for wait in (stop.wait(), service.until_not(status))]
+    done, pending = await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    if not done:
         service.fail(f"not ready after {timeout_s:g} s (serve.ready_timeout_s)")
-    finally:
-        stopping.cancel()
+
+
+def idle_minutes(section: ServeSection) -> float:
+    """After how many minutes without a request an allocation is given back; 0: never."""
+    on_slurm = "SLURM_JOB_ID" in os.environ
+    return (60 if on_slurm else 0) if section.idle_minutes is None else section.idle_minutes
+
+
+async def _stop_when_idle(service: Service, minutes: float, stop: asyncio.Event) -> None:
+    while minutes and not stop.is_set():
+        left = minutes * 60 - (time.monotonic() - service.last_request)
+        if left <= 0 and not service.at_work:
+            print(f"nobody has asked for {minutes:g} minutes (serve.idle_minutes)", flush=True)
+            stop.set()
+        await asyncio.sleep(max(left, 0.2))
 
 
 @contextlib.contextmanager
@@ -200,16 +205,6 @@ def url_of(host: str, listening: socket.socket) -> str:
     everywhere = host in ("0.0.0.0", "::", "")
     name = this_host() if everywhere else f"[{host}]" if ":" in host else host
     return f"http://{name}:{listening.getsockname()[1]}"
-
-
-def check_model(folder: Path) -> None:
-    """Raises:
-    ConfigError: nothing there that an engine could load.
-    """
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"{folder} holds no model (no config.json); name a checkpoint's folder, such as runs/demo/stage2/export"
-        )
 
 
 def read_keys(path: str | None) -> tuple[str, ...]:

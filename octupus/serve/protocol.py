@@ -45,7 +45,7 @@ def _stops(value: Any) -> Any:
 
 class FunctionParam(_Open):
     name: str
-    arguments: Annotated[str, BeforeValidator(_arguments_text)] = ""
+    arguments: Annotated[str, BeforeValidator(_arguments_text, str | dict[str, Any] | None)] = ""
 
 
 class CallParam(_Open):
@@ -56,7 +56,7 @@ class CallParam(_Open):
 
 class MessageParam(_Open):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Annotated[list[Part] | None, BeforeValidator(_parts)] = None
+    content: Annotated[list[Part] | None, BeforeValidator(_parts, str | list[Part] | None)] = None
     tool_calls: list[CallParam] | None = None
     tool_call_id: str | None = None
 
@@ -84,7 +84,9 @@ class ChatRequest(_Open):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     repetition_penalty: float | None = Field(default=None, gt=0, le=2)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: Annotated[list[str] | None, BeforeValidator(_stops)] = Field(default=None, max_length=16)
+    stop: Annotated[list[str] | None, BeforeValidator(_stops, str | list[str] | None)] = Field(
+        default=None, max_length=16
+    )
     max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     n: int | None = Field(default=None, ge=1, le=16)
@@ -127,10 +129,6 @@ class Task:
     @property
     def parallel(self) -> bool:
         return self.request.parallel_tool_calls is not False
-
-    @property
-    def strict(self) -> bool:
-        return any(tool.raw["function"].get("strict") is True for tool in self.tools)
 
     @property
     def n(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from octupus.serve.answers import Identity, written
+from octupus.serve.answers import Identity, TokenText, Writer, written
 from octupus.serve.errors import ApiError, refuse
 from octupus.serve.protocol import ChatRequest, Task
 from octupus.serve.stream import CallOpened, Finish, Item, Logprobs
@@ -88,11 +88,11 @@ def _messages(instructions: Any, given: Any) -> list[dict[str, Any]]:
     return messages
 
 
-class ResponseWriter:
+class ResponseWriter(Writer):
     """Items as the events of a response, and the response that they add up to."""
 
-    def __init__(self, identity: Identity, prompt_tokens: int, task: Task) -> None:
-        self._identity, self._prompt_tokens = identity, prompt_tokens
+    def __init__(self, identity: Identity, prompt_tokens: int, task: Task, token_text: TokenText) -> None:
+        super().__init__(identity, prompt_tokens, task, token_text)
         request = task.request
         self._echo: dict[str, Any] = {
             "instructions": None,

@@ -7,16 +7,17 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
 
 from octupus.errors import OctupusError
-from octupus.serve.answers import Chunks, Completion, Identity, written
+from octupus.serve.answers import Chunks, Completion, Identity, Writer, written
 from octupus.serve.engines import EngineDied
 from octupus.serve.errors import ApiError
-from octupus.serve.protocol import Task, read_json, read_task
+from octupus.serve.openapi import describe
+from octupus.serve.protocol import read_json, read_task
 from octupus.serve.responses import ResponseWriter, in_our_words, to_chat
 from octupus.serve.service import SERVICE, Service
 from octupus.serve.stream import Finish, Item, merged
@@ -25,44 +26,15 @@ REQUEST_ID = web.RequestKey("request_id", str)
 SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
-class Writer(Protocol):
-    """An answer in one API's words. It is fed the same items whether it streams or not."""
-
-    def add(self, choice: int, items: list[Item]) -> bytes:
-        """What to send now, where the answer is streamed."""
-        ...
-
-    def closing(self) -> bytes: ...
-
-    def failed(self, error: ApiError) -> bytes:
-        """An error after the status is out."""
-        ...
-
-    def value(self) -> dict[str, Any]:
-        """The whole answer, where it is not streamed."""
-        ...
-
-
 async def chat(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions"""
-
-    def writer(task: Task, identity: Identity, prompt_tokens: int, service: Service) -> Writer:
-        text = service.tokenizer.token_bytes
-        if task.request.stream:
-            return Chunks(identity, prompt_tokens, task.include_usage, text)
-        return Completion(identity, prompt_tokens, task.n, text)
-
-    return await _answered(request, lambda value: value, writer)
+    return await _answered(request, lambda value: value, Chunks, Completion)
 
 
 async def responses(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses: without state, over the same stream."""
-
-    def writer(task: Task, identity: Identity, prompt_tokens: int, service: Service) -> Writer:
-        return ResponseWriter(identity, prompt_tokens, task)
-
     try:
-        return await _answered(request, to_chat, writer)
+        return await _answered(request, to_chat, ResponseWriter, ResponseWriter)
     except ApiError as error:
         raise in_our_words(error) from error
 
@@ -70,7 +42,8 @@ async def responses(request: web.Request) -> web.StreamResponse:
 async def _answered(
     request: web.Request,
     as_chat: Callable[[dict[str, Any]], dict[str, Any]],
-    make_writer: Callable[[Task, Identity, int, Service], Writer],
+    streamed: type[Writer],
+    whole: type[Writer],
 ) -> web.StreamResponse:
     service = request.app[SERVICE]
     with service.working() as engine:
@@ -84,7 +57,8 @@ async def _answered(
         ignored = ", ".join(quote(name, safe="")[:64] for name in task.ignored[:20])
         headers = {"X-Octupus-Ignored": ignored} if ignored else {}
         async with aclosing(merged(engine, jobs)) as stream:
-            answer = _Answer(service, make_writer(task, identity, prompt_tokens, service), stream)
+            made = streamed if task.request.stream else whole
+            answer = _Answer(service, made(identity, prompt_tokens, task, service.tokenizer.token_bytes), stream)
             if not task.request.stream:
                 return web.json_response(await answer.whole(), headers=headers, dumps=written)
             await answer.begin()  # what fails before the first token still gets an HTTP status
@@ -186,6 +160,11 @@ async def model(request: web.Request) -> web.Response:
 def _model(service: Service) -> dict[str, object]:
     found = {"id": service.settings.model, "object": "model", "created": service.created, "owned_by": "octupus"}
     return {**found, "max_model_len": service.section.max_model_len}
+
+
+async def openapi(request: web.Request) -> web.Response:
+    """GET /openapi.json"""
+    return web.json_response(describe())
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -89,7 +89,8 @@ class ScriptedEngine:
             else:
                 closing = bits & self._closing
                 legal = np.flatnonzero(closing if ending and closing.any() else bits)
-                wanted = int(legal[guess.randrange(len(legal))])
+                going_on = legal[legal != self._end]
+                wanted = int(going_on[guess.randrange(len(going_on))]) if len(going_on) else self._end
         if not state.advance(wanted):
             raise ConstraintError(f"token {wanted} was in the mask, but could not be taken")
         return wanted

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -61,26 +63,38 @@ class Service:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    # --- life -----------------------------------------------------------------------------------------------------
-
     async def start(self) -> None:
         """Load the engine in a thread, prove the mask, then watch over it."""
         try:
-            self._constraint = await asyncio.to_thread(self._load_constraint)
-            self.engine = await asyncio.to_thread(self._make_engine)
+            self.engine = await self._loaded()
             if self.settings.canary:
                 await prove_mask(self.engine, self.wire)
         except OctupusError as error:
             self.fail(str(error))
             return
+        except Exception as error:  # a defect of ours: the server must end all the same, with its traceback
+            self.fail(f"{type(error).__name__}: {error}")
+            raise
         self._become("ready", "")
         if isinstance(self.engine, Supervised):
             while (why := self.engine.died()) is None:
                 await asyncio.sleep(0.5)
             self.fail(why)
 
-    def _load_constraint(self) -> Constraint:
-        return Constraint(Vocabulary.from_tokenizer(self.tokenizer), self.section.constraint)
+    def _loaded(self) -> asyncio.Future[Engine]:
+        """The engine, from a thread that nobody waits for: a server told to stop while it loads ends at once."""
+        done: concurrent.futures.Future[Engine] = concurrent.futures.Future()
+
+        def load() -> None:
+            done.set_running_or_notify_cancel()  # from here on a cancelled wait leaves the thread a future to fill
+            try:
+                self._constraint = Constraint(Vocabulary.from_tokenizer(self.tokenizer), self.section.constraint)
+                done.set_result(self._make_engine())
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=load, name="engine-loader", daemon=True).start()
+        return asyncio.wrap_future(done)
 
     async def stop(self) -> None:
         if self.engine is not None:
@@ -96,6 +110,10 @@ class Service:
             self.changed.set()
             self.changed = asyncio.Event()
 
+    async def until_not(self, status: str) -> None:
+        while self.status == status:
+            await self.changed.wait()
+
     async def drain(self, deadline_s: float) -> None:
         """Take nothing new, let what runs finish; at the deadline end it with an error that the client can read."""
         self._become("draining", "the server is shutting down")
@@ -107,8 +125,6 @@ class Service:
                 task.cancel()
             await asyncio.wait_for(self._empty.wait(), 5)
 
-    # --- requests -------------------------------------------------------------------------------------------------
-
     @contextmanager
     def working(self) -> Iterator[Engine]:
         """Admission: the engine, for as long as one request lasts.
@@ -119,12 +135,8 @@ class Service:
         if self.status != "ready" or self.engine is None:
             raise ApiError(f"not ready: {self.reason}", status=503, code=self.status, retry_after_s=2)
         if len(self._working) >= self.section.max_concurrency:
-            raise ApiError(
-                f"{len(self._working)} requests are at work, the most that this server takes; come back soon",
-                status=429,
-                code="queue_full",
-                retry_after_s=1,
-            )
+            why = f"{len(self._working)} requests are at work, the most that this server takes; come back soon"
+            raise ApiError(why, status=429, code="queue_full", retry_after_s=1)
         task = asyncio.current_task()
         assert task is not None
         self._working.add(task)
@@ -163,18 +175,11 @@ class Service:
         limit = self._output_limit(task, len(prompt))
         if any(int(token) >= self.tokenizer.size for token in task.request.logit_bias or ()):
             refuse("logit_bias", f"token ids end at {self.tokenizer.size - 1}")
+        named, stops = task.choice.mode == "named", task.stops
+        samplings = [task.sampling(limit, index) for index in range(task.n)]
         return [
-            Job(
-                self.wire,
-                f"{request_id}-{index}",
-                prompt,
-                grammar,
-                task.sampling(limit, index),
-                plans,
-                stops=task.stops,
-                named=task.choice.mode == "named",
-            )
-            for index in range(task.n)
+            Job(self.wire, f"{request_id}-{index}", prompt, grammar, sampling, plans, stops, named)
+            for index, sampling in enumerate(samplings)
         ]
 
     def _prepare(self, task: Task) -> tuple[list[int], CallGrammar, dict[str, Plan]]:

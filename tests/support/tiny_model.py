@@ -11,18 +11,24 @@ from safetensors.numpy import save_file
 
 from tests.support.tiny import tiny_folder, tiny_tokenizer
 
-ROWS, HIDDEN, INNER, LAYERS, HEADS = 1024, 64, 128, 2, 2
+INNER, LAYERS, HEADS = 128, 2, 2
 
 
 def tiny_model(folder: Path, seed: int = 0) -> Path:
     """Write it to ``folder``; the same seed gives the same weights."""
     shutil.copytree(tiny_folder(), folder)
+    random_qwen2(folder, rows=1024, hidden=64, eos=tiny_tokenizer().eos_id, seed=seed)
+    return folder
+
+
+def random_qwen2(folder: Path, rows: int, hidden: int, eos: int, seed: int = 0) -> None:
+    """``config.json`` and ``model.safetensors`` of two layers and ``rows`` tied embeddings."""
     config = {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
         "dtype": "float32",
-        "vocab_size": ROWS,
-        "hidden_size": HIDDEN,
+        "vocab_size": rows,
+        "hidden_size": hidden,
         "intermediate_size": INNER,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
@@ -32,7 +38,7 @@ def tiny_model(folder: Path, seed: int = 0) -> Path:
         "rope_theta": 10000.0,
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": True,
-        "eos_token_id": tiny_tokenizer().eos_id,
+        "eos_token_id": eos,
     }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     rng = np.random.default_rng(seed)
@@ -40,13 +46,12 @@ def tiny_model(folder: Path, seed: int = 0) -> Path:
     def drawn(*shape: int) -> np.ndarray:
         return rng.normal(0, 0.02, shape).astype(np.float32)
 
-    weights = {"model.embed_tokens.weight": drawn(ROWS, HIDDEN), "model.norm.weight": np.ones(HIDDEN, np.float32)}
+    weights = {"model.embed_tokens.weight": drawn(rows, hidden), "model.norm.weight": np.ones(hidden, np.float32)}
     for layer in range(LAYERS):
-        inside = {f"self_attn.{name}_proj.weight": drawn(HIDDEN, HIDDEN) for name in "qkvo"}
-        inside |= {f"self_attn.{name}_proj.bias": drawn(HIDDEN) for name in "qkv"}
-        inside |= {f"mlp.{name}_proj.weight": drawn(INNER, HIDDEN) for name in ("gate", "up")}
-        inside |= {f"{name}_layernorm.weight": np.ones(HIDDEN, np.float32) for name in ("input", "post_attention")}
-        inside["mlp.down_proj.weight"] = drawn(HIDDEN, INNER)
+        inside = {f"self_attn.{name}_proj.weight": drawn(hidden, hidden) for name in "qkvo"}
+        inside |= {f"self_attn.{name}_proj.bias": drawn(hidden) for name in "qkv"}
+        inside |= {f"mlp.{name}_proj.weight": drawn(INNER, hidden) for name in ("gate", "up")}
+        inside |= {f"{name}_layernorm.weight": np.ones(hidden, np.float32) for name in ("input", "post_attention")}
+        inside["mlp.down_proj.weight"] = drawn(hidden, INNER)
         weights |= {f"model.layers.{layer}.{name}": value for name, value in inside.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder

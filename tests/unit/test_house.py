@@ -26,7 +26,7 @@ BUDGETS = {
     "octupus.wire": 1300,
     "octupus.constrain": 3000,
     "octupus.data": 2000,
-    "octupus.serve": 2600,
+    "octupus.serve": 3000,
     "octupus.train": 1500,
     "octupus.teacher": 700,
     "slurm": 2300,

@@ -363,6 +363,14 @@ def test_an_engine_that_masks_nothing_never_becomes_ready() -> None:
         assert httpx.post(server.url + "/v1/chat/completions", json={}).status_code == 503
 
 
+def test_the_description_knows_every_field(server: Served) -> None:
+    told = httpx.get(server.url + "/openapi.json").json()
+    fields = told["components"]["schemas"]["ChatRequest"]["properties"]
+    assert {"messages", "tools", "tool_choice", "stream", "seed", "n"} <= fields.keys()
+    assert {"type": "string"} in told["components"]["schemas"]["MessageParam"]["properties"]["content"]["anyOf"]
+    assert {"/v1/chat/completions", "/v1/responses", "/ready"} <= told["paths"].keys()
+
+
 def test_metrics_tell_what_was_answered() -> None:
     with served(script=as_told) as server:
         ask(server, {"calls": [["ping", {}]]}, tools=TOOLS)

@@ -54,6 +54,11 @@ def test_what_the_command_line_gets_wrong_is_one_sentence(
         assert sentence in capsys.readouterr().err
 
 
+def test_an_unused_server_ends_by_itself(model: Path, tmp_path: Path) -> None:
+    with Launched("--model", model, "--engine", "scripted", "--set", "idle_minutes=0.005") as launched:
+        assert launched.ended() == 0 and "nobody has asked" in launched.said
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_the_endpoint_is_known_while_the_server_is_ready_and_signals_drain(
     model: Path, tmp_path: Path, number: signal.Signals

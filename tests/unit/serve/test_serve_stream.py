@@ -16,6 +16,7 @@ from octupus.constrain import compile_schema
 from octupus.serve.answers import Chunks, Completion, Identity
 from octupus.serve.engines import RequestFailed, Sampling, TokenLogprobs
 from octupus.serve.errors import ApiError
+from octupus.serve.protocol import read_task
 from octupus.serve.stream import Finish, Job, StopMatcher, merged
 from octupus.wire import Conversation, Message, Tool, ToolCall, ToolChoice
 from tests.support.tiny import tiny_wire
@@ -69,8 +70,9 @@ def job(choice: ToolChoice | None = None, stops: tuple[str, ...] = (), **kwargs:
 
 async def both(engine: Playback, *jobs: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same answer as a client of the stream puts it together, and as one completion."""
-    chunks = Chunks(WHO, 1, True, tiny_wire().tokenizer.token_bytes)
-    completion = Completion(WHO, 1, len(jobs), tiny_wire().tokenizer.token_bytes)
+    asked = {"messages": [{"role": "user", "content": "x"}], "stream_options": {"include_usage": True}, "n": len(jobs)}
+    chunks = Chunks(WHO, 1, read_task(asked), tiny_wire().tokenizer.token_bytes)
+    completion = Completion(WHO, 1, read_task(asked), tiny_wire().tokenizer.token_bytes)
     raw = b""
     async for choice, items in merged(engine, jobs):
         raw += chunks.add(choice, items)

@@ -1,0 +1,254 @@
+"""``python -m benchmarks.serve``: this server and ``vllm serve`` on the same tiny model, load alternating between them.
+
+Ends with one JSON line. Ratios are ours over vLLM's, medians over alternations with a 95% interval (bootstrap). Equal
+work: every answer has exactly ``TOKENS`` tokens, because the end of turn is biased away (plain) or because the schema
+forces a string longer than that (tools). ``--front``: the front end alone, 256 streams from a free engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKENS, REQUESTS, CONCURRENT, TOOL_SETS = 64, 48, 16, 16
+
+
+@dataclass
+class Server:
+    """A server process and where it answers."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+def model(folder: Path) -> Path:
+    """Two layers over Qwen's whole vocabulary, random weights: vLLM spends its time where a front end cannot hide."""
+    from octupus.wire import Wire, write_wire
+    from octupus.wire.dialect import OCTUPUS
+    from tests.support.qwen import qwen_folder, qwen_octupus
+    from tests.support.tiny_model import random_qwen2
+
+    folder.mkdir()
+    config = json.loads((qwen_folder() / "tokenizer_config.json").read_text(encoding="utf-8"))
+    tokenizer = qwen_octupus()
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer.spec, ensure_ascii=False), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    wire = Wire(OCTUPUS, tokenizer)
+    (folder / "chat_template.jinja").write_text(wire.chat_template, encoding="utf-8")
+    write_wire(folder, wire.bound)
+    random_qwen2(folder, rows=151_936, hidden=128, eos=tokenizer.eos_id)
+    return folder
+
+
+def start(name: str, command: list[str], folder: Path, port: int) -> Server:
+    log = folder / f"{name}.log"
+    environment = os.environ | {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TORCH_COMPILE_DISABLE": "1",
+    }
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT)
+    return Server(name, process, f"http://127.0.0.1:{port}", log)
+
+
+async def ready(session: aiohttp.ClientSession, server: Server, path: str) -> None:
+    while True:
+        if server.process.poll() is not None:
+            raise SystemExit(f"{server.name} ended; see {server.log}")
+        try:
+            async with session.get(server.url + path) as reply:
+                if reply.status == 200:
+                    return
+        except aiohttp.ClientError:
+            pass
+        await asyncio.sleep(0.5)
+
+
+def tool_set(seed: int, long: bool) -> list[dict[str, Any]]:
+    """Four functions that no other seed has; ``long`` forces arguments past the output limit."""
+    rng = random.Random(seed)
+    text = {"type": "string", "minLength": 2000} if long else {"type": "string", "maxLength": 20}
+    kinds = [{"type": "integer"}, {"type": "boolean"}, {"enum": ["red", "green", "blue"]}, {"type": "number"}]
+    tools = []
+    for i in range(4):
+        names = [f"field_{rng.randrange(10**6)}" for _ in range(4)]
+        properties = {names[0]: text} | {name: rng.choice(kinds) for name in names[1:]}
+        schema = {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
+        function = {"name": f"tool_{seed}_{i}", "description": "x", "parameters": schema, "strict": True}
+        tools.append({"type": "function", "function": function})
+    return tools
+
+
+@dataclass
+class Load:
+    """What one round of load brought."""
+
+    tokens_per_s: float
+    ttft_p50_s: float
+    legal_calls_per_s: float = 0.0
+
+
+async def load(session: aiohttp.ClientSession, server: Server, body: Callable[[int], dict[str, Any]]) -> Load:
+    """``REQUESTS`` streams, ``CONCURRENT`` at a time; the tokens are counted by the server's own usage."""
+    gate, firsts, tokens = asyncio.Semaphore(CONCURRENT), list[float](), 0
+
+    async def one(i: int) -> None:
+        nonlocal tokens
+        async with gate:
+            began, first = time.perf_counter(), None
+            options = {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": TOKENS, "seed": i}
+            request = {"model": "tiny", "messages": [{"role": "user", "content": f"Hello {i}"}], **options, **body(i)}
+            async with session.post(f"{server.url}/v1/chat/completions", json=request) as reply:
+                if reply.status != 200:
+                    raise SystemExit(f"{server.name}: {reply.status} {(await reply.text())[:500]}")
+                async for line in reply.content:
+                    if line.startswith(b"data: {"):
+                        chunk = json.loads(line[6:])
+                        first = first or time.perf_counter() - began
+                        tokens += (chunk.get("usage") or {}).get("completion_tokens", 0)
+            firsts.append(first or 0.0)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one(i) for i in range(REQUESTS)))
+    return Load(tokens / (time.perf_counter() - began), statistics.median(firsts))
+
+
+async def legal_calls(session: aiohttp.ClientSession, server: Server, offset: int) -> tuple[float, float]:
+    """Complete legal calls a second, and their share of all complete ones, on short schemas."""
+    import jsonschema
+
+    gate, legal, complete = asyncio.Semaphore(CONCURRENT), 0, 0
+
+    async def one(i: int) -> None:
+        nonlocal legal, complete
+        tools = tool_set(offset + i % TOOL_SETS, long=False)
+        schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+        request = {"model": "tiny", "messages": [{"role": "user", "content": f"Hello {i}"}], "max_tokens": 160}
+        request |= {"tools": tools, "tool_choice": "required", "seed": i}
+        async with gate, session.post(f"{server.url}/v1/chat/completions", json=request) as reply:
+            value = await reply.json()
+        for choice in value.get("choices", ()):
+            for call in choice["message"].get("tool_calls") or ():
+                try:
+                    arguments = json.loads(call["function"]["arguments"])
+                    jsonschema.validate(arguments, schemas[call["function"]["name"]])
+                except (ValueError, KeyError, jsonschema.ValidationError):
+                    complete += choice["finish_reason"] != "length"
+                    continue
+                complete, legal = complete + 1, legal + 1
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one(i) for i in range(REQUESTS)))
+    return legal / (time.perf_counter() - began), legal / complete if complete else 0.0
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """Median and a 95% bootstrap interval of it."""
+    rng = random.Random(0)
+    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(2000))
+    return statistics.median(values), medians[50], medians[1949]
+
+
+async def compare(alternations: int, folder: Path) -> dict[str, Any]:
+    """Both servers up, rounds in alternation, ratios of neighbouring rounds."""
+    from octupus.serve.operate import listen
+    from octupus.tokenizer import load_tokenizer
+
+    made = model(folder / "tiny")
+    eos = load_tokenizer(made).eos_id
+    ports = []
+    for _ in range(2):
+        with listen("127.0.0.1", 0) as held:
+            ports.append(held.getsockname()[1])
+    common = ["--max-model-len", "4096", "--host", "127.0.0.1", "--port"]
+    engine = "engine_args={max_num_seqs: 32}"
+    own = [sys.executable, "-m", "octupus.serve", "--model", str(made), *common, str(ports[0]), "--set", engine]
+    theirs = [str(Path(sys.executable).with_name("vllm")), "serve", str(made), "--served-model-name", "tiny"]
+    theirs += [*common, str(ports[1]), "--max-num-seqs", "32", "--enforce-eager", "--disable-uvicorn-access-log"]
+    theirs += ["--dtype", "float32", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    servers = [start("octupus", own, folder, ports[0]), start("vllm", theirs, folder, ports[1])]
+    fresh = iter(range(10**6, 10**9))
+    plain = {"logit_bias": {str(eos): -100}}
+
+    def warm(i: int) -> dict[str, Any]:
+        return {"tools": tool_set(i % TOOL_SETS, long=True), "tool_choice": "required"}
+
+    def cold(i: int) -> dict[str, Any]:
+        return {"tools": tool_set(next(fresh), long=True), "tool_choice": "required"}
+
+    kinds: dict[str, Callable[[int], dict[str, Any]]] = {"plain": lambda i: plain, "warm": warm, "cold": cold}
+    rounds: dict[str, list[tuple[Load, Load]]] = {kind: [] for kind in kinds}
+    try:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            await ready(session, servers[0], "/ready")
+            await ready(session, servers[1], "/health")
+            for kind, body in kinds.items():
+                for turn in range(-1, alternations):  # the first one warms up and is not counted
+                    order = servers if turn % 2 else servers[::-1]
+                    by_name = {server.name: await load(session, server, body) for server in order}
+                    if turn >= 0:
+                        rounds[kind].append((by_name["octupus"], by_name["vllm"]))
+                        ours, other = rounds[kind][-1]
+                        print(f"{kind} {turn}: {ours.tokens_per_s:.0f} / {other.tokens_per_s:.0f} tok/s", flush=True)
+            calls = {server.name: await legal_calls(session, server, 0) for server in servers}
+    finally:
+        for server in servers:
+            server.stop()
+    return figures(rounds) | {"legal_calls_per_s_and_share": calls}
+
+
+def figures(rounds: dict[str, list[tuple[Load, Load]]]) -> dict[str, Any]:
+    names = {"plain": "tokens_per_s_ratio", "warm": "tools_warm_ratio", "cold": "tools_cold_ratio"}
+    found: dict[str, Any] = {}
+    for kind, pairs in rounds.items():
+        median, low, high = interval([ours.tokens_per_s / other.tokens_per_s for ours, other in pairs])
+        found[names[kind]] = round(median, 3)
+        found[names[kind] + "_95"] = [round(low, 3), round(high, 3)]
+        sides = zip(*pairs, strict=True)
+        found[f"{kind}_tokens_per_s"] = [round(statistics.median(s.tokens_per_s for s in side)) for side in sides]
+    median, low, high = interval([ours.ttft_p50_s / other.ttft_p50_s for ours, other in rounds["plain"]])
+    return found | {"ttft_p50_ratio": round(median, 3), "ttft_p50_ratio_95": [round(low, 3), round(high, 3)]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--alternations", type=int, default=8)
+    parser.add_argument("--front", action="store_true", help="only the front end, on an engine that costs nothing")
+    arguments = parser.parse_args()
+    if arguments.front:
+        from benchmarks.serve_front import measure
+
+        print(json.dumps(measure()))
+        return
+    with tempfile.TemporaryDirectory(prefix="octupus-serve-") as folder:
+        print(json.dumps(asyncio.run(compare(arguments.alternations, Path(folder)))))
+
+
+if __name__ == "__main__":
+    main()
