@@ -60,7 +60,7 @@ def model(folder: Path) -> Path:
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     wire = Wire(OCTUPUS, tokenizer)
     (folder / "chat_template.jinja").write_text(wire.chat_template, encoding="utf-8")
-    write_wire(folder, wire.bound)
+    write_wire(folder, wire)
     random_qwen2(folder, rows=151_936, hidden=128, eos=tokenizer.eos_id)
     return folder
 

@@ -18,6 +18,7 @@ from octupus.serve.engines import Engine
 from octupus.serve.operate import listen
 from octupus.serve.scripted import Script, ScriptedEngine
 from octupus.serve.service import SERVICE, Service, Settings
+from octupus.wire import Wire
 from tests.support.tiny import tiny_wire
 
 
@@ -47,11 +48,12 @@ def served(
     script: Script | None = None,
     canary: bool = True,
     keys: tuple[str, ...] = (),
+    wire: Wire | None = None,
     **section: Any,
 ) -> Iterator[Served]:
     """A ready server; ``section`` are fields of the recipe's serve section."""
     made = ServeSection(engine="scripted", host="127.0.0.1", port=0, **section)
-    wire = tiny_wire()
+    wire = wire or tiny_wire()
     settings = Settings(made, "tiny", canary=canary, keys=keys)
     engine = (lambda: make(made)) if make else (lambda: ScriptedEngine(None, wire, made, script))
     box: dict[str, Any] = {}

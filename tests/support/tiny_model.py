@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from tests.support.tiny import tiny_folder, tiny_tokenizer
+from octupus.tokenizer import load_tokenizer
+from tests.support.tiny import tiny_folder, tiny_instruct_folder
 
 INNER, LAYERS, HEADS = 128, 2, 2
 
 
-def tiny_model(folder: Path, seed: int = 0) -> Path:
-    """Write it to ``folder``; the same seed gives the same weights."""
-    shutil.copytree(tiny_folder(), folder)
-    random_qwen2(folder, rows=1024, hidden=64, eos=tiny_tokenizer().eos_id, seed=seed)
+def tiny_model(folder: Path, seed: int = 0, instruct: str = "") -> Path:
+    """Write it to ``folder``; the same seed gives the same weights. ``instruct``: with the tokenizer of ``qwen2_5``."""
+    source = tiny_instruct_folder(instruct) if instruct else tiny_folder()
+    shutil.copytree(source, folder)
+    random_qwen2(folder, rows=1024, hidden=64, eos=load_tokenizer(source).eos_id, seed=seed)
     return folder
 
 
@@ -34,7 +36,7 @@ def random_qwen2(folder: Path, rows: int, hidden: int, eos: int, seed: int = 0) 
         "num_attention_heads": HEADS,
         "num_key_value_heads": HEADS,
         "hidden_act": "silu",
-        "max_position_embeddings": 8192,
+        "max_position_embeddings": 65536,
         "rope_theta": 10000.0,
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": True,

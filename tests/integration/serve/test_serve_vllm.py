@@ -18,7 +18,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from octupus.runs import Run
+from tests.support.conformance import run_all, table
 from tests.support.launched import Launched, marked
+from tests.support.tiny import tiny_tokenizer
 from tests.support.tiny_model import tiny_model
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed (make setup)")
@@ -123,6 +125,13 @@ def test_every_complete_call_is_legal(client: openai.OpenAI) -> None:
             assert choice == "auto" or answer["calls"]
         assert parallel or len(answer["calls"]) <= 1
     assert complete >= 50
+
+
+def test_a_slice_of_the_conformance_table(client: openai.OpenAI) -> None:
+    """Few tools here; all of it, for two dialects: test_serve_conformance.py."""
+    cases = [case for case in table() if case.tools <= 2][::2]
+    finishes, wrong = run_all(client, cases, tiny_tokenizer().eos_id)
+    assert not wrong and len(cases) >= 24 and len(finishes) == 3
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", "required"])
