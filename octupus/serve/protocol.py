@@ -77,7 +77,7 @@ class ChatRequest(_Open):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=-1, le=1_000_000)
     min_p: float | None = Field(default=None, ge=0, le=1)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
@@ -155,7 +155,7 @@ class Task:
         return Sampling(
             max_tokens=max_tokens,
             temperature=1.0 if r.temperature is None else r.temperature,
-            top_p=1.0 if r.top_p is None else r.top_p,
+            top_p=1.0 if r.top_p is None else max(r.top_p, 1e-6),  # 0, which engines do not know: the likeliest only
             top_k=max(0, r.top_k or 0),
             min_p=r.min_p or 0.0,
             presence_penalty=r.presence_penalty or 0.0,

@@ -47,7 +47,7 @@ async def _answered(
 ) -> web.StreamResponse:
     service = request.app[SERVICE]
     with service.working() as engine:
-        body = await request.read()
+        body = await _body(request, service.section.request_timeout_s)
         task = read_task(as_chat(read_json(body)))
         fingerprint = "fp_" + service.wire.fingerprint.removeprefix("sha256:")[:12]
         identity = Identity(secrets.token_hex(12), int(time.time()), service.settings.model, fingerprint)
@@ -67,6 +67,17 @@ async def _answered(
             with suppress(ConnectionResetError):  # the client is gone; leaving closes the stream and ends the work
                 await answer.write(response)
             return response
+
+
+async def _body(request: web.Request, timeout_s: float) -> bytes:
+    """All of it, from a client that takes its time but not forever: it holds a place among the requests at work."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await request.read()
+    except TimeoutError:
+        raise ApiError(f"the body did not come within {timeout_s:g} s", status=408, code="timeout") from None
+    except web.RequestPayloadError as error:
+        raise ApiError(f"the body cannot be read: {error}", code="invalid_body") from error
 
 
 class _Answer:

@@ -190,7 +190,7 @@ class Service:
             offered = [(tool, f"tools[{i}]") for i, tool in enumerate(task.tools) if tool.name in callable]
             plans = {tool.name: self._plan(tool, where) for tool, where in offered}
             if grammar.content_schema is not None:
-                self._constraint.plan(grammar.content_schema)
+                _refuse_gaps(self._constraint.plan(grammar.content_schema), "response_format.json_schema.schema")
             messages = [_arranged(message, plans) for message in task.messages]
             return self.wire.render_prompt(messages, task.tools), grammar, plans
         except WireError as error:
@@ -207,9 +207,8 @@ class Service:
             plan = self._constraint.plan(tool.parameters, arguments=True)
         except ConstraintError as error:
             refuse(field, str(error), "unsupported_schema")
-        if plan.unenforced and tool.raw["function"].get("strict") is True:
-            pointer, keyword = plan.unenforced[0]
-            refuse(field, f"strict, but {keyword!r} at {pointer or '/'} cannot be enforced", "unsupported_schema")
+        if tool.raw["function"].get("strict") is True:
+            _refuse_gaps(plan, field)
         return plan
 
     def _output_limit(self, task: Task, prompt: int) -> int:
@@ -222,6 +221,13 @@ class Service:
             why = f"{start}, but {prompt + asked} are asked for ({prompt} of them in messages and tools)"
             refuse(field, f"{why}; lower {field} or send less", "context_length_exceeded")
         return min(self.section.default_max_tokens, context - prompt) if asked is None else asked
+
+
+def _refuse_gaps(plan: Plan, field: str) -> None:
+    """Strict tools, and content, leave while they are written: what the mask does not hold, nothing does."""
+    if plan.unenforced:
+        pointer, keyword = plan.unenforced[0]
+        refuse(field, f"{keyword!r} at {pointer or '/'} cannot be enforced", "unsupported_schema")
 
 
 def _arranged(message: Message, plans: Mapping[str, Plan]) -> Message:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -52,9 +53,9 @@ ALLOWED = {
 def as_told(prompt_ids: list[int]) -> list[int]:
     """A script: the last user message may hold the answer, ``{"content": ..., "calls": [[name, arguments]]}``."""
     wire = tiny_wire()
-    said = [m.content for m in wire.parse(prompt_ids).messages if m.role == "user"][-1]
+    said = [m.content for m in wire.parse(prompt_ids).messages if m.role == "user"]
     try:
-        told = json.loads(said)
+        told = json.loads(said[-1] if said else "")
         calls = tuple(ToolCall(name=name, arguments=arguments) for name, arguments in told.get("calls", ()))
     except (ValueError, AttributeError):
         return []
@@ -265,6 +266,83 @@ def test_raw_http_without_the_client(server: Served) -> None:
     assert httpx.get(server.url + "/models").json()["data"][0]["id"] == "tiny"
     assert httpx.get(server.url + "/v1/models/any/name").json()["id"] == "tiny"
     assert httpx.get(server.url + "/ready").status_code == httpx.get(server.url + "/health").status_code == 200
+
+
+def test_what_clients_send_out_of_habit_is_taken(server: Served) -> None:
+    harmless: list[dict[str, Any]] = [
+        {"store": False, "user": "me", "metadata": {"a": "b"}, "service_tier": "auto", "modalities": ["text"]},
+        {"tools": [], "tool_choice": "auto"},
+        {"tools": None, "tool_choice": None, "parallel_tool_calls": None, "stop": None, "n": None, "logit_bias": None},
+        {"functions": [], "function_call": "none", "reasoning_effort": "low", "stop": ""},
+        {"top_p": 0, "temperature": 0, "top_k": -1, "min_p": 0},
+        {"messages": [{"role": "system", "content": "only rules"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]},
+        {"messages": [{"role": "user", "content": "x"}, {"role": "tool", "tool_call_id": "of nobody", "content": "y"}]},
+        {"messages": [{"role": "user", "name": "Bob", "content": "x"}, {"role": "assistant", "content": "and"}]},
+    ]
+    for fields in harmless:
+        body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 3, **fields}
+        reply = httpx.post(server.url + "/v1/chat/completions", json=body)
+        assert reply.status_code == 200 and reply.json()["usage"]["completion_tokens"] <= 3, (fields, reply.text)
+
+
+def test_what_we_would_not_do_is_refused_by_field(server: Served) -> None:
+    image = {"type": "image_url", "image_url": {"url": "x"}}
+    schema = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"store": True}, "store"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"audio": {"voice": "x"}}, "audio"),
+        ({"n": 17}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": [image]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
+        ({"tools": [TOOLS[0], TOOLS[0]]}, "tools[1].function.name"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {**ALLOWED, "allowed_tools": {"mode": "auto", "tools": []}}}, "tool_choice"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}]},
+            "tools[0]",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}},
+            "response_format.json_schema",
+        ),
+    ]
+    for fields, param in cases:
+        body = json.dumps({"messages": [{"role": "user", "content": "x"}], **fields})
+        reply = httpx.post(server.url + "/v1/chat/completions", content=body.encode())
+        error = reply.json()["error"]
+        assert reply.status_code == 400 and (error["param"] or "").startswith(param), (fields, reply.text)
+        assert error["type"] == "invalid_request_error" and error["code"] and error["message"]
+        if param.startswith(("tools[0]", "response_format.json")) and "uniqueItems" in body:
+            assert "/properties/x" in error["message"] and "'uniqueItems'" in error["message"]
+
+
+def test_where_gaps_are_allowed_a_strict_schema_still_has_none() -> None:
+    schema = {"type": "object", "properties": {"x": {"enum": [1, 2]}, "y": {"uniqueItems": True}}, "required": ["x"]}
+    function = {"name": "f", "parameters": schema}
+    with served(constraint={"on_unenforced": "validate"}) as server:
+        lenient = ask(server, tools=[{"type": "function", "function": function}], tool_choice="required", max_tokens=99)
+        assert lenient.choices[0].message.tool_calls
+        with pytest.raises(openai.BadRequestError, match="'uniqueItems' at /properties/y"):
+            ask(server, tools=[{"type": "function", "function": {**function, "strict": True}}])
+        with pytest.raises(openai.BadRequestError, match="'uniqueItems' at /properties/y"):
+            ask(server, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+
+
+def test_bodies_that_cannot_be_read_and_bodies_that_never_come() -> None:
+    with served(request_timeout_s=0.5) as server:
+        zipped = httpx.post(server.url + "/responses", content=b"no gzip", headers={"Content-Encoding": "gzip"})
+        assert (zipped.status_code, zipped.json()["error"]["code"]) == (400, "invalid_body")
+        address = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((address[0], int(address[1])), timeout=30) as slow:
+            slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_client_that_leaves_ends_the_engines_work() -> None:
