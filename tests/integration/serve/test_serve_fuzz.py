@@ -118,9 +118,8 @@ async def test_bfcls_requests_broken(server: Served) -> None:
 @pytest.mark.full
 def test_many_made_from_the_description(server: Served) -> None:
     statuses = from_description(server, 1200)
-    assert (
-        sum(statuses.values()) >= 1000 and statuses[200] >= 100 and statuses[400] >= 100 and server.service.at_work == 0
-    )
+    assert sum(statuses.values()) >= 1000 and server.service.at_work == 0
+    assert statuses[200] >= 100 and statuses[400] >= 100
 
 
 @pytest.mark.full
