@@ -92,6 +92,10 @@ class Chunks(Writer):
 
     def add(self, choice: int, items: Sequence[Item]) -> bytes:
         """The chunks of one choice's items; the first ones say who speaks."""
+        if len(items) == 1 and type(only := items[0]) is ContentDelta and choice in self._begun and not self._logprobs:
+            text = quoted(only.text)  # nearly every token of a text
+            delta = f'{choice},"delta":{{"content":{text}}},"logprobs":null,"finish_reason":null}}]'
+            return f"{self._head}{delta}{self._tail}".encode()
         parts: list[str] = []
         if choice not in self._begun:
             self._begun.add(choice)

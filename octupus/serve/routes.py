@@ -126,7 +126,7 @@ class _Answer:
         await response.write_eof()
 
     def _take(self, choice: int, items: list[Item]) -> bytes:
-        if isinstance(last := items[-1], Finish):
+        if type(last := items[-1]) is Finish:
             cut, metrics = int(last.incomplete is not None), self._service.metrics
             metrics.count("completion_tokens_total", last.tokens)
             metrics.count("calls_total", last.calls - cut, complete="yes")

@@ -260,7 +260,7 @@ async def prove_mask(engine: Engine, wire: Wire) -> None:
     job = Job(wire, f"canary-{secret}", prompt, grammar, Sampling(max_tokens=128, temperature=0.0), plans, named=True)
     told = ""
     try:
-        async for items in run_turn(engine, job):
+        async for _, items in run_turn(engine, job):
             for item in items:
                 told += item.name if isinstance(item, CallOpened) else ""
                 told += item.text if isinstance(item, ArgumentsDelta | ContentDelta) else ""

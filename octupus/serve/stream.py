@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from octupus.constrain import Plan
 from octupus.errors import WireError
@@ -108,7 +108,10 @@ class Turn:
 
     async def items(self, ids: Sequence[int]) -> list[Item]:
         self.tokens += len(ids)
-        return await self._items(self.parser.feed(ids))
+        events = self.parser.feed(ids)
+        if self.stop is None and len(events) == 1 and type(events[0]) is ContentDelta:  # nearly every token of a text
+            return cast(list[Item], events)
+        return await self._items(events)
 
     async def _items(self, events: Sequence[Any]) -> list[Item]:
         out: list[Item] = []
@@ -182,8 +185,8 @@ class Turn:
         return Finish("tool_calls" if calls and not self.job.named else "stop", self.tokens, calls)
 
 
-async def run_turn(engine: Engine, job: Job) -> AsyncGenerator[list[Item], None]:
-    """One choice's items, a list for each step of the engine, a Finish last. Closing this ends the engine's work.
+async def run_turn(engine: Engine, job: Job, index: int = 0) -> AsyncGenerator[tuple[int, list[Item]], None]:
+    """Choice ``index``: its items, a list for each step of the engine, a Finish last. Closing this ends the work.
 
     Raises:
         ApiError: an answer that must not leave. RequestFailed, EngineDied: as the engine.
@@ -200,9 +203,9 @@ async def run_turn(engine: Engine, job: Job) -> AsyncGenerator[list[Item], None]
                 if finish is not None or turn.stopped:
                     break
                 if out:
-                    yield out
+                    yield index, out
                     out = []
-        yield [*out, *await turn.finish(finish)]
+        yield index, [*out, *await turn.finish(finish)]
     except WireError as error:
         why = f"the engine wrote what is no turn of this wire format ({error})"
         raise ApiError(why, status=500, code="illegal_turn") from error
@@ -222,20 +225,19 @@ async def _with_logprobs(turn: Turn, ids: Sequence[int], logprobs: Sequence[Toke
     return out
 
 
-async def merged(engine: Engine, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, list[Item]], None]:
+def merged(engine: Engine, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, list[Item]], None]:
     """The items of all choices as they come, each with its choice's index."""
-    if len(jobs) == 1:
-        async with aclosing(run_turn(engine, jobs[0])) as turn:
-            async for items in turn:
-                yield 0, items
-        return
+    return run_turn(engine, jobs[0]) if len(jobs) == 1 else _merged(engine, jobs)
+
+
+async def _merged(engine: Engine, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, list[Item]], None]:
     queue: asyncio.Queue[tuple[int, list[Item]] | BaseException | None] = asyncio.Queue(maxsize=64)
 
     async def pump(index: int, job: Job) -> None:
         try:
-            async with aclosing(run_turn(engine, job)) as turn:
-                async for items in turn:
-                    await queue.put((index, items))
+            async with aclosing(run_turn(engine, job, index)) as turn:
+                async for step in turn:
+                    await queue.put(step)
             await queue.put(None)
         except Exception as error:
             await queue.put(error)

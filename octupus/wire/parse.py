@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -72,6 +73,8 @@ class Parser:
     def __init__(self, bound: Bound, names: Collection[str] | None = None) -> None:
         self._bound, self._bytes, self._names = bound, bound.tokenizer.token_bytes, names
         self._delimiters = delimiters(bound)
+        firsts = {at: "".join(delimiter[0] for delimiter, _ in self._delimiters[at]) for at in _STREAMED}
+        self._may_end = {at: re.compile(f"[{re.escape(found)}]").search for at, found in firsts.items()}
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._at = "start" if bound.dialect.content else "content"
         self._held = ""
@@ -108,8 +111,7 @@ class Parser:
 
     def go_on(self, marked: str, events: list[Event]) -> None:
         """Read marked text."""
-        ends = self._delimiters[self._at]
-        if not self._held and self._at in _STREAMED and not any(delimiter[0] in marked for delimiter, _ in ends):
+        if not self._held and self._at in _STREAMED and not self._may_end[self._at](marked):  # nearly every token
             self._emit(marked, events)
             return
         text = self._held + marked
