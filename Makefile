@@ -2,7 +2,7 @@
 # RECIPE=<data_recipes/*.yaml> RUN=<runs/*> CLUSTER=<slurm/clusters/*.yaml> SET="stage1.lr=1e-5 serve.port=0" DRY=1 FRESH=1
 
 PYTHON ?= python3
-VARIABLES := RECIPE RUN CLUSTER SET DRY WAIT FRESH STAGE RANK MODEL OUT N DEVICE TORCH_INDEX_URL ALL
+VARIABLES := RECIPE RUN CLUSTER SET DRY WAIT FRESH FG STAGE RANK MODEL OUT N DEVICE TORCH_INDEX_URL ALL
 # Values reach the programs through the environment and as they were typed: neither make nor a shell ever expands them.
 # Only what was given is exported: an empty RANK would make DeepSpeed believe that a launcher had numbered it.
 GIVEN := $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),,$(name)))
@@ -15,7 +15,7 @@ SUBMIT := $(PY) -m slurm.submit
 STATUS := $(PY) -m slurm.status
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test stage1 stage2 serve bfcl status report logs cancel endpoint preview surgery teacher data \
+.PHONY: help setup demo test stage1 stage2 serve bfcl status report logs cancel endpoint chat preview surgery teacher data \
 	baseline all bfcl-data test-full check clean
 .SILENT:
 
@@ -23,7 +23,7 @@ help:
 	awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	if [ -n "$$ALL" ]; then awk -F ':.*#[+] ' '/^[a-z0-9-]+:.*#[+] /{printf "  make %-10s %s\n", $$1, $$2}' Makefile; \
 	else echo '  make help ALL=1   the other targets'; fi
-	echo 'Variables: RECIPE= RUN= CLUSTER= SET="stage1.lr=1e-5" DRY=1 FRESH=1; without RECIPE: v2, which needs GPUs'
+	echo 'Variables: RECIPE= RUN= CLUSTER= SET="stage1.lr=1e-5" DRY=1 FRESH=1 FG=1; without RECIPE: v2, which needs GPUs'
 
 demo: ## the whole chain on this machine with a tiny model: data, two training stages, server, BFCL
 	$(READY)
@@ -35,7 +35,7 @@ test: ## the tests, a real two-rank training and a real server among them
 
 stage1: ## train stage 1 (surgery and data before it, where they are missing)
 stage2: ## train stage 2
-serve: ## serve the run's newest model, in the background; make cancel ends it
+serve: ## serve the run's newest model, in the background (FG=1: in front); make cancel ends it
 bfcl: ## measure the run's model: held-out accuracy and BFCL
 surgery: #+ special tokens into the base model; MODEL=folder-or-id OUT=folder for a model of your own
 teacher: #+ let the teacher answer the recipe's prompts
@@ -56,8 +56,9 @@ all: #+ the whole chain of RECIPE
 status: ## what the runs are doing
 logs: ## the log of a stage: STAGE=stage1 RANK=0
 cancel: ## end what runs of a run, its server included
-endpoint: #+ where the run's server answers
-status logs cancel endpoint:
+endpoint: #+ where the run's server answers, its key, and how to reach it from a laptop
+chat: #+ talk to the run's server in this terminal, with two small tools
+status logs cancel endpoint chat:
 	$(READY)
 	$(STATUS) $@
 

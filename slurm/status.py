@@ -1,4 +1,4 @@
-"""``python -m slurm.status status|logs|cancel|endpoint``: what runs are doing, and ending them.
+"""``python -m slurm.status status|logs|cancel|endpoint|chat``: what runs are doing, and ending them.
 
 Reads RUN (else RECIPE), STAGE and RANK from the environment, as make hands them over.
 """
@@ -14,10 +14,10 @@ from rich.console import Console
 
 from octupus.errors import ConfigError, OctupusError
 from octupus.runs import STALE_AFTER_S, Run
-from slurm import chain, reap
+from slurm import chain, endpoint, reap
 from slurm.claim import mark_over
 from slurm.jobs import frozen
-from slurm.submit import run_named, runs_folder, tell_endpoint
+from slurm.submit import run_named, runs_folder
 from slurm.view import Row, clock, row, table
 
 
@@ -66,8 +66,8 @@ def status(run: Run, console: Console) -> None:
     head = f"[bold]{run.name}[/]  recipe {value.recipe.name}  code {value.code}  {run.path}"
     console.print(head, highlight=False, soft_wrap=True)
     console.print(table(rows(run), console.width, logs=console.width >= 110))
-    for replica, endpoint in run.endpoints().items():
-        console.print(f"endpoint {replica}: {endpoint.url}/v1 serves {endpoint.model}", highlight=False)
+    for replica, found in run.endpoints().items():
+        console.print(f"endpoint {replica}: {found.url}/v1 serves {found.model}", highlight=False)
 
 
 def logs(run: Run, stage: str, rank: str) -> None:
@@ -112,10 +112,12 @@ def main(words: Sequence[str], given: Mapping[str, str]) -> int:
         elif command == "cancel":
             cancel(the_run(given), given.get("STAGE", ""))
         elif command == "endpoint":
-            if not tell_endpoint(the_run(given)):
-                raise ConfigError(f"run {the_run(given).name} has no endpoint; make serve RUN={the_run(given).name}")
+            if not endpoint.tell(the_run(given)):
+                raise endpoint.missing(the_run(given))
+        elif command == "chat":
+            endpoint.chat(the_run(given))
         else:
-            raise ConfigError("usage: python -m slurm.status status | logs | cancel | endpoint")
+            raise ConfigError("usage: python -m slurm.status status | logs | cancel | endpoint | chat")
     except OctupusError as error:
         print(f"octupus: {error}", file=sys.stderr)
         return error.exit_code

