@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,33 +142,35 @@ async def load(session: aiohttp.ClientSession, server: Server, body: Callable[[i
     return Load(tokens / (time.perf_counter() - began), statistics.median(firsts))
 
 
-async def legal_calls(session: aiohttp.ClientSession, server: Server, offset: int) -> tuple[float, float]:
-    """Complete legal calls a second, and their share of all complete ones, on short schemas."""
+async def legal_calls(session: aiohttp.ClientSession, server: Server, offset: int) -> dict[str, float]:
+    """Calls on short schemas: complete legal ones a second, and what became of all requests."""
     import jsonschema
 
-    gate, legal, complete = asyncio.Semaphore(CONCURRENT), 0, 0
+    gate, ends = asyncio.Semaphore(CONCURRENT), Counter[str]()
 
     async def one(i: int) -> None:
-        nonlocal legal, complete
         tools = tool_set(offset + i % TOOL_SETS, long=False)
         schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
         request = {"model": "tiny", "messages": [{"role": "user", "content": f"Hello {i}"}], "max_tokens": 160}
         request |= {"tools": tools, "tool_choice": "required"}
         async with gate, session.post(f"{server.url}/v1/chat/completions", json=request) as reply:
             value = await reply.json()
-        for choice in value.get("choices", ()):
-            for call in choice["message"].get("tool_calls") or ():
-                try:
-                    arguments = json.loads(call["function"]["arguments"])
-                    jsonschema.validate(arguments, schemas[call["function"]["name"]])
-                except (ValueError, KeyError, jsonschema.ValidationError):
-                    complete += choice["finish_reason"] != "length"
-                    continue
-                complete, legal = complete + 1, legal + 1
+        if reply.status != 200:
+            ends["refused"] += 1
+            return
+        choice = value["choices"][0]
+        for call in choice["message"].get("tool_calls") or ():
+            try:
+                arguments = json.loads(call["function"]["arguments"])
+                jsonschema.validate(arguments, schemas[call["function"]["name"]])
+                ends["legal"] += 1
+            except (ValueError, KeyError, jsonschema.ValidationError):
+                ends["cut" if choice["finish_reason"] == "length" else "illegal"] += 1
+        ends["answers without a call"] += not choice["message"].get("tool_calls")
 
     began = time.perf_counter()
     await asyncio.gather(*(one(i) for i in range(REQUESTS)))
-    return legal / (time.perf_counter() - began), legal / complete if complete else 0.0
+    return {"legal_per_s": round(ends["legal"] / (time.perf_counter() - began), 2), **ends}
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
@@ -222,7 +225,7 @@ async def compare(alternations: int, folder: Path) -> dict[str, Any]:
     finally:
         for server in servers:
             server.stop()
-    return figures(rounds) | {"legal_calls_per_s_and_share": calls}
+    return figures(rounds) | {"calls": calls}
 
 
 def figures(rounds: dict[str, list[tuple[Load, Load]]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from octupus.serve.engines import TokenLogprobs
 from octupus.serve.errors import ApiError
 from octupus.serve.protocol import Task
-from octupus.serve.stream import CallOpened, Finish, Item, Logprobs
+from octupus.serve.stream import Begun, CallOpened, Finish, Item, Logprobs
 from octupus.wire import ArgumentsDelta, ContentDelta
 
 DONE = b"data: [DONE]\n\n"
@@ -99,7 +99,8 @@ class Chunks(Writer):
         parts: list[str] = []
         if choice not in self._begun:
             self._begun.add(choice)
-            content = "null" if items and isinstance(items[0], CallOpened) else '""'
+            calling = isinstance(items[0], CallOpened) or (isinstance(items[0], Begun) and items[0].calling)
+            content = "null" if calling else '""'
             parts.append(self._chunk(choice, f'{{"role":"assistant","content":{content},"refusal":null}}'))
         for item in items:
             if isinstance(item, ContentDelta):
@@ -113,12 +114,14 @@ class Chunks(Writer):
                 parts.append(self._chunk(choice, f'{{"tool_calls":[{{{call},"function":{function}}}]}}'))
             elif isinstance(item, Logprobs):
                 self._logprobs.setdefault(choice, []).extend(item.entries)
-            else:
+            elif isinstance(item, Finish):
                 self._completion_tokens += item.tokens
                 cut = item.incomplete
                 # With a function: the official client's helper insists on one in every delta of a call.
                 mark = f'{{"index":{cut},"function":{{"arguments":""}},"incomplete":true}}'
-                delta = "{}" if cut is None else f'{{"tool_calls":[{mark}]}}'
+                # Cut within the first call's name: neither content nor a call has left, and one of them must be there.
+                nothing = '{"content":""}' if not item.calls and item.reason == "length" else "{}"
+                delta = nothing if cut is None else f'{{"tool_calls":[{mark}]}}'
                 parts.append(self._chunk(choice, delta, f'"{item.reason}"'))
         return "".join(parts).encode()
 
@@ -167,7 +170,7 @@ class Completion(Writer):
                 into.calls.append({"id": item.id, "type": "function", "function": function})
             elif isinstance(item, Logprobs):
                 into.logprobs.extend(item.entries)
-            else:
+            elif isinstance(item, Finish):
                 into.finish = item
         return b""
 

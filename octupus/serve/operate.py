@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -97,6 +98,8 @@ async def _serve(
             print(f"loading; {url}/ready tells when requests are taken", flush=True)
             await _until_not("loading", service, stop, section.ready_timeout_s)
             if service.status == "ready":
+                gc.collect()
+                gc.freeze()  # what was loaded stays: later collections need not walk through it
                 idling = asyncio.create_task(_stop_when_idle(service, idle_minutes(section), stop))
                 with _published(known, service, url):
                     print(f"ready: {url}/v1 serves {service.settings.model}", flush=True)

@@ -8,7 +8,7 @@ from typing import Any
 from octupus.serve.answers import Identity, TokenText, Writer, written
 from octupus.serve.errors import ApiError, refuse
 from octupus.serve.protocol import ChatRequest, Task
-from octupus.serve.stream import CallOpened, Finish, Item, Logprobs
+from octupus.serve.stream import CallOpened, Finish, Item
 from octupus.wire import ArgumentsDelta, ContentDelta
 
 SAME = ("model", "tool_choice", "parallel_tool_calls", "temperature", "top_p", "stream", "seed", "top_k", "min_p")
@@ -129,7 +129,7 @@ class ResponseWriter(Writer):
             elif isinstance(item, ArgumentsDelta):
                 self._calls[item.index]["arguments"] += item.text
                 self._say("response.function_call_arguments.delta", **self._at(-1), delta=item.text)
-            elif not isinstance(item, Logprobs):
+            elif isinstance(item, Finish):
                 self._finish = item
                 if not self._output:
                     self._open_message()

@@ -18,6 +18,13 @@ from octupus.wire import ArgumentsDelta, CallEnd, CallGrammar, CallStart, Conten
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """The first token is there, though it may hold no text: clients wait for this. ``calling``: it opens a call."""
+
+    calling: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CallOpened:
     """A call with the id under which its result will come back."""
 
@@ -43,7 +50,7 @@ class Finish:
     incomplete: int | None = None
 
 
-Item = ContentDelta | CallOpened | ArgumentsDelta | Logprobs | Finish
+Item = Begun | ContentDelta | CallOpened | ArgumentsDelta | Logprobs | Finish
 
 
 @dataclass(frozen=True)
@@ -193,13 +200,17 @@ async def run_turn(engine: Engine, job: Job, index: int = 0) -> AsyncGenerator[t
     """
     turn = Turn(job)
     finish: str | None = None
-    out: list[Item] = []
+    # A call that is held back until it is valid may become an error, which is better told by the status.
+    out, opens = list[Item](), job.wire.frame.call_open
+    silent = any(plan.unenforced for plan in job.plans.values())
     try:
         async with aclosing(engine.generate(job.request_id, job.prompt_ids, job.grammar, job.sampling)) as steps:
             async for step in steps:
                 finish = step[1]
                 logprobs = step[2] if len(step) > 2 else ()
                 out = await _with_logprobs(turn, step[0], logprobs) if logprobs else await turn.items(step[0])
+                if not silent:
+                    silent, out = True, [Begun(step[0][:1] == [opens]), *out]
                 if finish is not None or turn.stopped:
                     break
                 if out:

@@ -1,0 +1,61 @@
+"""The unchanged stock harness against our server: over /v1/responses and chat completions, one perfect score."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from eval.sample import BfclData, harness_python
+from tests.support.launched import Launched
+from tests.support.tiny import tiny_folder
+
+MODELS = {"gpt-4o-2024-11-20-FC": "/v1/responses", "openbmb/MiniCPM-SALA-FC": "/v1/chat/completions"}
+"""The harness's own names, and the route that each takes."""
+
+
+def bfcl(folder: Path, url: str, *words: str) -> str:
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    environment |= {"BFCL_PROJECT_ROOT": str(folder), "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "any"}
+    command = [str(harness_python().with_name("bfcl")), *words]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def score(folder: Path, model: str, category: str) -> tuple[float, int]:
+    """Accuracy and number of entries, from the harness's own file."""
+    (found,) = (folder / "score" / model.replace("/", "_")).rglob(f"*_{category}_score.json")
+    value = json.loads(found.read_text().splitlines()[0])
+    return value["accuracy"], value["total_count"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("category", "entries"), [("simple_python", 400), ("parallel", 200), ("multi_turn_base", 200)])
+def test_both_apis_give_a_perfect_model_the_same_score(tmp_path: Path, category: str, entries: int) -> None:
+    BfclData.ready()
+    model = tmp_path / "tiny"
+    shutil.copytree(tiny_folder(), model)
+    (model / "config.json").write_text("{}")
+    work = tmp_path / "bfcl"
+    work.mkdir()
+    engine = ("--engine", "eval.oracle:Oracle", "--set", f"engine_args={{categories: [{category}]}}")
+    with Launched("--model", model, *engine, "--max-model-len", "200000") as launched:
+        url = launched.ready()
+        for name, route in MODELS.items():
+            asked = ("--model", name, "--test-category", category)
+            bfcl(work, url, "generate", *asked, "--num-threads", "8")
+            bfcl(work, url, "evaluate", *asked)
+            (results,) = (work / "result" / name.replace("/", "_")).rglob(f"*_{category}_result.json")
+            assert "Error during inference" not in results.read_text()
+            assert any(f'"path": "{route}", "status": 200' in line for line in launched.lines)
+            launched.lines.clear()
+        both = [score(work, name, category) for name in MODELS]
+    print(category, both)
+    assert both == [(1.0, entries)] * 2
