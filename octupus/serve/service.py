@@ -26,7 +26,7 @@ from octupus.wire import ArgumentsDelta, CallGrammar, ContentDelta, Message, Too
 from octupus.wire.tokenizer import Tokenizer
 
 HEAVY_BYTES = 16_384
-"""Requests above this size are prepared in a thread, so that they do not hold up everybody's tokens."""
+"""Requests above this size, or with schemas, are prepared in a thread: they must not hold up everybody's tokens."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Service:
             ApiError: 400 for what wire, constraint or context length refuse; 404 as :meth:`check_name`.
         """
         self.check_name(task.request.model)
-        heavy = size > HEAVY_BYTES
+        heavy = size > HEAVY_BYTES or bool(task.tools) or task.response_format.type == "json_schema"
         prompt, grammar, plans = await asyncio.to_thread(self._prepare, task) if heavy else self._prepare(task)
         limit = self._output_limit(task, len(prompt))
         if any(int(token) >= self.tokenizer.size for token in task.request.logit_bias or ()):
@@ -198,6 +198,12 @@ class Service:
             raise ApiError(str(error), param=field if " " not in field else None, code="invalid_request") from error
         except ConstraintError as error:
             refuse("response_format.json_schema.schema", str(error), "unsupported_schema")
+        except RecursionError:
+            refuse(
+                "tools" if task.tools else "response_format",
+                "a schema refers to itself too deeply",
+                "unsupported_schema",
+            )
 
     def _plan(self, tool: Tool, where: str) -> Plan:
         """How a tool's schema is enforced; with ``strict`` all of it must be."""

@@ -14,7 +14,12 @@ READMES = ["README.md", "README.zh.md"]
 
 
 def blocks(name: str, language: str = "") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / name).read_text(encoding="utf-8"), re.M | re.S)
+    return fenced((ROOT / name).read_text(encoding="utf-8"), language)
+
+
+def fenced(text: str, language: str = "") -> list[str]:
+    """Found in order, so that no closing fence is taken for an opening one."""
+    return [body for kind, body in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S) if kind == language]
 
 
 def commands(name: str) -> list[str]:
@@ -71,7 +76,7 @@ def test_every_place_on_the_map_exists(name: str) -> None:
 def test_each_route_takes_at_most_ten_commands(name: str) -> None:
     routes = re.split(r"^## ", (ROOT / name).read_text(encoding="utf-8"), flags=re.M)[1:4]
     for route in routes:
-        lines = [x for b in re.findall(r"^```\n(.*?)^```", route, re.M | re.S) for x in b.splitlines() if x.strip()]
+        lines = [x for b in fenced(route) for x in b.splitlines() if x.strip()]
         assert 0 < len(lines) <= 10, route.splitlines()[0]
 
 

@@ -18,15 +18,12 @@ MODELS = {"gpt-4o-2024-11-20-FC": "/v1/responses", "openbmb/MiniCPM-SALA-FC": "/
 """The harness's own names, and the route that each takes."""
 
 
-def bfcl(folder: Path, url: str, *words: str) -> str:
+def bfcl(folder: Path, url: str, *words: str) -> None:
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment |= {"BFCL_PROJECT_ROOT": str(folder), "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "any"}
     command = [str(harness_python().with_name("bfcl")), *words]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", timeout=500
-    )
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
 
 
 def score(folder: Path, model: str, category: str) -> tuple[float, int]:

@@ -345,6 +345,15 @@ def test_bodies_that_cannot_be_read_and_bodies_that_never_come() -> None:
             assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
 
 
+def test_schemas_that_refer_to_each_other_without_end_are_refused(server: Served) -> None:
+    links = {f"d{i}": {"oneOf": [{"$ref": f"#/$defs/d{(i + k) % 40}"} for k in (1, 2, 3)]} for i in range(40)}
+    schema = {"type": "object", "$defs": links, "properties": {"x": {"$ref": "#/$defs/d0"}}, "required": ["x"]}
+    with pytest.raises(openai.BadRequestError):
+        ask(server, tools=[{"type": "function", "function": {"name": "f", "parameters": schema}}])
+    with pytest.raises(openai.BadRequestError):
+        ask(server, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+
+
 def test_a_client_that_leaves_ends_the_engines_work() -> None:
     with served(engine_args={"delay_s": 0.02, "patience": 1.0}, default_max_tokens=4000) as server:
         engine: Any = server.service.engine
