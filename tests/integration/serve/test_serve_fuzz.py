@@ -131,13 +131,14 @@ async def test_many_of_bfcls_broken_and_memory_comes_back(tmp_path: Path) -> Non
     with Launched("--model", folder, *limits) as launched:
         url = launched.ready()
         before, held = Counter[int](), list[float]()
-        for seed in range(10):
+        for seed in (*range(10), *range(5, 10)):
             statuses, wrong = await fuzz(url, bodies(2000, seed))
             assert not wrong, wrong[:3]
             before += statuses
             held.append(resident_mb(launched.process.pid))
         print(f"statuses {before}, resident MB {[round(mb) for mb in held]}")
-        assert sum(before.values()) == 20_000 and held[-1] <= 1.1 * held[4]
+        # The caches of schemas and masks fill while requests are new (they are bounded); nothing else may stay.
+        assert sum(before.values()) == 30_000 and held[-1] <= 1.1 * held[9]
 
 
 @pytest.mark.full
