@@ -393,6 +393,15 @@ def test_keys_concurrency_and_strict_names() -> None:
             assert full.status_code == 429 and full.headers["Retry-After"] == "1"
 
 
+def test_bytes_that_are_no_text_in_headers_and_paths() -> None:
+    with served(keys=("secret",), model_names="strict") as server:
+        address = server.url.removeprefix("http://").split(":")
+        for path, key in ((b"/v1/models/x", b"\xff\xfe"), (b"/v1/models/%ff", b"secret"), (b"/%ff%00", b"secret")):
+            with socket.create_connection((address[0], int(address[1])), timeout=30) as raw:
+                raw.sendall(b"GET %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n" % (path, key))
+                assert raw.recv(4096).startswith((b"HTTP/1.1 401", b"HTTP/1.1 404", b"HTTP/1.1 400")), path
+
+
 def test_a_body_beyond_the_limit_is_a_413() -> None:
     with served(max_body_mb=0.01) as server:
         reply = httpx.post(server.url + "/v1/chat/completions", json={"messages": "x" * 20_000})

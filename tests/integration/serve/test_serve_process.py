@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -52,6 +53,16 @@ def test_what_the_command_line_gets_wrong_is_one_sentence(
     for arguments, (sentence, code) in cases.items():
         assert main(["--engine", "scripted", "--host", "127.0.0.1", "--port", "0", *map(str, arguments)]) == code
         assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.full
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed (make setup)")
+def test_an_argument_that_vllm_does_not_have_gets_the_nearest_that_it_has(model: Path) -> None:
+    cases = {"gpu_memory_utilisation=0.5": "'gpu_memory_utilization'", "model=x": "the serve section's own keys"}
+    for argument, sentence in cases.items():
+        with Launched("--model", model, "--set", f"engine_args.{argument}") as launched:
+            assert launched.ended(120) == 1 and sentence in launched.said, launched.said
+            assert "Traceback" not in launched.said
 
 
 def test_an_unused_server_ends_by_itself(model: Path, tmp_path: Path) -> None:
