@@ -142,7 +142,6 @@ class _Constrained(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         manager = self.structured_output_manager
-        manager._use_async_grammar_compilation = False  # LazyGrammar compiles beside the loop itself: one wait less
         manager.backend = Backend(self.vllm_config, manager.tokenizer, self.vllm_config.model_config.get_vocab_size())
         threading.Thread(target=_leave_with_parent, name="parent-watch", daemon=True).start()
 
