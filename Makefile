@@ -9,6 +9,9 @@ GIVEN := $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export $(GIVEN)
 
+# Questions and logs are Chinese too: in another encoding than UTF-8 (LANG=zh_CN.GBK) printing them would be an error.
+export PYTHONUTF8 := 1
+
 READY := PYTHON='$(PYTHON)' sh slurm/env/setup.sh
 PY := .venv/bin/python
 SUBMIT := $(PY) -m slurm.submit
