@@ -76,7 +76,7 @@ setup: #+ the two environments, .venv and .venv-bfcl: DEVICE=cuda|cpu
 
 bfcl-data: #+ BFCL's questions, tools and answers into .cache/bfcl
 	$(READY)
-	.venv-bfcl/bin/python -I eval/bfcl_cli.py dump .cache/bfcl
+	.venv-bfcl/bin/python -I -X utf8 eval/bfcl_cli.py dump .cache/bfcl
 
 check: #+ ruff, mypy and the quick tests: before each commit
 	$(READY)
