@@ -9,6 +9,9 @@ GIVEN := $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export $(GIVEN)
 
+# Questions and logs are Chinese too: in another encoding than UTF-8 (LANG=zh_CN.GBK) printing them would be an error.
+export PYTHONUTF8 := 1
+
 READY := PYTHON='$(PYTHON)' sh slurm/env/setup.sh
 PY := .venv/bin/python
 SUBMIT := $(PY) -m slurm.submit
@@ -82,7 +85,7 @@ setup: #+ the two environments, .venv and .venv-bfcl: DEVICE=cuda|cpu
 
 bfcl-data: #+ BFCL's questions, tools and answers into .cache/bfcl
 	$(READY)
-	.venv-bfcl/bin/python -I eval/bfcl_cli.py dump .cache/bfcl
+	.venv-bfcl/bin/python -I -X utf8 eval/bfcl_cli.py dump .cache/bfcl
 
 check: #+ ruff, mypy and the quick tests: before each commit
 	$(READY)

@@ -186,7 +186,7 @@ class Harness:
             "OCTUPUS_BFCL_PARENT": str(os.getpid()),
             "OCTUPUS_BFCL_IDS": str(ids or ""),
         }
-        command = [str(self.python), "-I", "-u", str(CLI), *arguments]
+        command = [str(self.python), "-I", "-X", "utf8", "-u", str(CLI), *arguments]
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
             files: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}

@@ -74,7 +74,8 @@ class BfclData:
             return cls(cached.parent)
         python = harness_python()
         folder = python.absolute().parents[2] / ".cache/bfcl"
-        done = subprocess.run([python, "-I", CLI, "dump", folder], capture_output=True, text=True, check=False)
+        command = [python, "-I", "-X", "utf8", CLI, "dump", folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise JobError(f"bfcl-data: {done.stderr.strip()[-500:]}; try: make bfcl-data")
         return cls(folder)

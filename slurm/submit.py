@@ -161,11 +161,14 @@ def snapshot(run: Run, root: Path = ROOT) -> str:
     target = run.path / "code" / name
     if not target.is_dir():
         partial = target.with_name(f".{name}.{os.getpid()}")
-        for path in files:
-            copy = partial / path.relative_to(root)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-        partial.rename(target)
+        try:
+            for path in files:
+                copy = partial / path.relative_to(root)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # where the disk is full, half a copy must not stay on it
     return name
 
 
@@ -337,7 +340,7 @@ def main(words: Collection[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        print(f"octupus: {error.strerror}: {error.filename or runs_folder()}", file=sys.stderr)
+        print(f"octupus: {error.strerror}: {error.filename2 or error.filename or runs_folder()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -115,6 +116,21 @@ def test_a_snapshot_holds_the_code_and_editing_the_checkout_does_not_change_it(t
     assert sorted(p.name for p in (run.path / "code" / first).rglob("*.py*")) == ["a.py"] * 4
 
 
+def test_a_full_disk_names_the_file_and_keeps_no_half_of_a_snapshot(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
+
+    monkeypatch.setattr(submit.shutil, "copyfile", full)
+    monkeypatch.setenv("RUN", run.name)
+    assert submit.main(["stage", "surgery"]) == 1
+    assert f"No space left on device: {run.path / 'code'}" in capsys.readouterr().err
+    with pytest.raises(OSError, match="No space"):
+        submit.snapshot(run)
+    assert not [*(run.path / "code").iterdir()]
+
+
 def test_freezing_writes_what_the_run_rests_on_and_names_what_changes(run: Run) -> None:
     value = submit.freeze(run, recipe(), cluster.load("local"))
     raw = json.loads((run.path / "recipe.json").read_text())
@@ -207,6 +223,7 @@ def test_make_exports_what_was_given_and_nothing_else(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     seen = dict(line.split("=", 1) for line in done.stdout.splitlines())
     assert (seen["STAGE"], seen["RUN"]) == ("stage1", "mine")
+    assert seen["PYTHONUTF8"] == "1", "Chinese can be printed under any LANG"
     assert not {"RANK", "RECIPE", "SET", "DEVICE"} & {*seen}  # an empty RANK stops DeepSpeed in a process of its own
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from octupus.serve.__main__ import parser
+
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ["README.md", "README.zh.md"]
 
@@ -43,6 +45,14 @@ def test_every_python_command_names_a_module_that_runs(name: str) -> None:
     for module in filter(None, modules):
         path = ROOT / module[1].replace(".", "/")
         assert (path / "__main__.py").is_file() or path.with_suffix(".py").is_file(), module[1]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_servers_flags_are_its_own(name: str) -> None:
+    served = [c.split(" -m octupus.serve ")[1].split() for c in commands(name) if " -m octupus.serve " in c]
+    assert served
+    for words in served:
+        assert parser().parse_args(words).model == "DIR_OR_ID"
 
 
 @pytest.mark.parametrize("name", READMES)
