@@ -167,6 +167,8 @@ class ConstraintSection(Section):
     backend: Literal["auto", "lm-format-enforcer", "llguidance"] = "auto"
     whitespace: Literal["canonical", "any"] = "canonical"
     on_unenforced: Literal["refuse", "validate"] = "refuse"
+    enforce: bool = True
+    """False: no masks and no validation, to measure what the constraint changes. Calls may then be illegal."""
 
 
 class ServeSection(Section):

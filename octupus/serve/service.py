@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from aiohttp import web
 
 from octupus.config import ServeSection
 from octupus.constrain import Constraint, Plan, Vocabulary, compile_schema
-from octupus.errors import ConstraintError, OctupusError, WireError
+from octupus.errors import ConstraintError, OctupusError, Unsatisfiable, WireError
 from octupus.serve.engines import Engine, EngineDied, EngineFactory, Sampling, Supervised
 from octupus.serve.errors import ApiError, refuse
 from octupus.serve.metrics import Metrics
@@ -68,7 +68,9 @@ class Service:
         try:
             self._constraint = await asyncio.to_thread(self._load_constraint)
             self.engine = await asyncio.to_thread(self._make_engine)
-            if self.settings.canary:
+            if not self.section.constraint.enforce:
+                print("serve.constraint.enforce is off: nothing keeps calls legal (for measurements)", flush=True)
+            elif self.settings.canary:
                 await prove_mask(self.engine, self.wire)
         except OctupusError as error:
             self.fail(str(error))
@@ -159,7 +161,7 @@ class Service:
         """
         self.check_name(task.request.model)
         heavy = size > HEAVY_BYTES
-        prompt, grammar, plans = await asyncio.to_thread(self._prepare, task) if heavy else self._prepare(task)
+        prompt, grammar, plans, never = await asyncio.to_thread(self._prepare, task) if heavy else self._prepare(task)
         limit = self._output_limit(task, len(prompt))
         if any(int(token) >= self.tokenizer.size for token in task.request.logit_bias or ()):
             refuse("logit_bias", f"token ids end at {self.tokenizer.size - 1}")
@@ -168,40 +170,59 @@ class Service:
                 self.wire,
                 f"{request_id}-{index}",
                 prompt,
-                grammar,
+                grammar if self.section.constraint.enforce else None,
                 task.sampling(limit, index),
                 plans,
                 stops=task.stops,
                 named=task.choice.mode == "named",
+                uncallable=never,
             )
             for index in range(task.n)
         ]
 
-    def _prepare(self, task: Task) -> tuple[list[int], CallGrammar, dict[str, Plan]]:
+    def _prepare(self, task: Task) -> tuple[list[int], CallGrammar, dict[str, Plan], tuple[str, ...]]:
         assert self._constraint is not None
         try:
             grammar = self.wire.grammar(task.tools, task.choice, task.parallel, task.response_format)
             callable = {function.name for function in grammar.functions}
             offered = [(tool, f"tools[{i}]") for i, tool in enumerate(task.tools) if tool.name in callable]
-            plans = {tool.name: self._plan(tool, where) for tool, where in offered}
+            plans, never = self._plans(task, offered)
+            if never:
+                possible = task.choice.model_copy(update={"names": tuple(n for n in callable if n not in never)})
+                grammar = self.wire.grammar(task.tools, possible, task.parallel, task.response_format)
             if grammar.content_schema is not None:
                 self._constraint.plan(grammar.content_schema)
             messages = [_arranged(message, plans) for message in task.messages]
-            return self.wire.render_prompt(messages, task.tools), grammar, plans
+            return self.wire.render_prompt(messages, task.tools), grammar, plans, never
         except WireError as error:
             field = str(error).partition(":")[0]
             raise ApiError(str(error), param=field if " " not in field else None, code="invalid_request") from error
         except ConstraintError as error:
             refuse("response_format.json_schema.schema", str(error), "unsupported_schema")
 
-    def _plan(self, tool: Tool, where: str) -> Plan:
+    def _plans(self, task: Task, offered: Sequence[tuple[Tool, str]]) -> tuple[dict[str, Plan], tuple[str, ...]]:
+        """How each tool is enforced, and the tools that no call could satisfy, where the request can do without."""
+        plans: dict[str, Plan] = {}
+        never: dict[str, ApiError] = {}
+        for tool, where in offered:
+            field = f"{where}.function.parameters"
+            try:
+                plans[tool.name] = self._plan(tool, field)
+            except ConstraintError as error:
+                refused = ApiError(f"{field}: {error}", param=field, code="unsupported_schema")
+                if self.section.constraint.enforce and not isinstance(error, Unsatisfiable):
+                    raise refused from error
+                never[tool.name] = refused
+        if not self.section.constraint.enforce:
+            return plans, ()
+        if never and not plans and task.choice.mode != "auto":
+            raise next(iter(never.values()))
+        return plans, tuple(never)
+
+    def _plan(self, tool: Tool, field: str) -> Plan:
         """How a tool's schema is enforced; with ``strict`` all of it must be."""
         assert self._constraint is not None
-        field = f"{where}.function.parameters"
-        try:
-            plan = self._constraint.plan(tool.parameters, arguments=True)
-        except ConstraintError as error:
-            refuse(field, str(error), "unsupported_schema")
+        plan = self._constraint.plan(tool.parameters, arguments=True)
         if plan.unenforced and tool.raw["function"].get("strict") is True:
             pointer, keyword = plan.unenforced[0]
             refuse(field, f"strict, but {keyword!r} at {pointer or '/'} cannot be enforced", "unsupported_schema")

@@ -49,7 +49,7 @@ ALLOWED = {
     "octupus.teacher": {"octupus.teacher", "octupus.config", "octupus.data", "octupus.wire"},
     "octupus.serve": {"octupus.serve", "octupus.config", "octupus.wire", "octupus.constrain"},
     "data_recipes": {"data_recipes", "octupus.config", "octupus.wire", "octupus.data", "octupus.constrain"},
-    "eval": {"eval", "octupus.config", "octupus.wire", "data_recipes.worlds"},
+    "eval": {"eval", "octupus.config", "octupus.wire", "octupus.constrain", "data_recipes.worlds"},
     "slurm": {"slurm", "octupus", "eval", "data_recipes"},
 }
 
