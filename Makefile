@@ -2,7 +2,7 @@
 # RECIPE=<data_recipes/*.yaml> RUN=<runs/*> CLUSTER=<slurm/clusters/*.yaml> SET="stage1.lr=1e-5 serve.port=0" DRY=1 FRESH=1
 
 PYTHON ?= python3
-VARIABLES := RECIPE RUN CLUSTER SET DRY WAIT FRESH STAGE RANK MODEL OUT N DEVICE TORCH_INDEX_URL ALL
+VARIABLES := RECIPE RUN CLUSTER SET DRY WAIT FRESH STAGE RANK MODEL MODEL_URL CATEGORIES CHECKPOINTS RUNS GATE REPO DATA WRONG OUT N DEVICE TORCH_INDEX_URL ALL
 # Values reach the programs through the environment and as they were typed: neither make nor a shell ever expands them.
 # Only what was given is exported: an empty RANK would make DeepSpeed believe that a launcher had numbered it.
 GIVEN := $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),,$(name)))
@@ -16,7 +16,7 @@ STATUS := $(PY) -m slurm.status
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test stage1 stage2 serve bfcl status report logs cancel endpoint preview surgery teacher data \
-	baseline all bfcl-data test-full check clean
+	baseline all oracle bfcl-data test-full check clean
 .SILENT:
 
 help:
@@ -68,6 +68,10 @@ preview: #+ what the model is trained on, supervised tokens in colour: N=3
 
 setup: #+ the two environments, .venv and .venv-bfcl: DEVICE=cuda|cpu
 	$(READY)
+
+oracle: #+ what the path costs a perfect model, per category: CATEGORIES="simple_java live" WRONG=1
+	$(READY)
+	$(PY) -m slurm.oracle
 
 bfcl-data: #+ BFCL's questions, tools and answers into .cache/bfcl
 	$(READY)

@@ -18,7 +18,7 @@ from typing import Any
 
 from eval.checker import satisfies
 from eval.sample import BfclData
-from octupus.config import ServeSection
+from octupus.config import ConstraintSection, ServeSection
 from octupus.constrain import Plan, compile_schema
 from octupus.errors import ConfigError, ConstraintError
 from octupus.wire import CallGrammar, Conversation, Message, ToolCall, Wire
@@ -213,6 +213,20 @@ def spoil(calls: Calls, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[
     return ([call], "") if call is not None and text == CANNOT else ([], "I do not know.")
 
 
+def _arranged(arguments: dict[str, Any], schema: str | None, options: ConstraintSection) -> dict[str, Any]:
+    """In the order in which the constraint lets a model write them, as trained models learn it from their data."""
+    plan = None if schema is None else _plan(schema, options)
+    return arguments if plan is None else dict(plan.arrange(arguments))
+
+
+@lru_cache(maxsize=4096)
+def _plan(schema: str, options: ConstraintSection) -> Plan | None:
+    try:
+        return compile_schema(json.loads(schema), options, arguments=True)
+    except ConstraintError:
+        return None
+
+
 class Oracle:
     """The engine; see octupus/serve/engines.py for the protocol. Stands on no model, so it answers at once."""
 
@@ -245,23 +259,11 @@ class Oracle:
         if self.wrong:
             calls, text = spoil(calls, text, tools)
         schemas = {tool.name: json.dumps(tool.parameters) for tool in asked.tools}
-        made = tuple(ToolCall(name=n, arguments=self._arranged(schemas.get(n, "null"), a)) for n, a in calls)
+        made = tuple(ToolCall(name=n, arguments=_arranged(a, schemas.get(n), self.options)) for n, a in calls)
         reply = Message(role="assistant", content=text, tool_calls=made)
         question = Message(role="user", content="?")
         ((_, ids),) = self.wire.turns(self.wire.render(Conversation(messages=(question, reply), tools=asked.tools)))
         return ids
-
-    @lru_cache(maxsize=4096)  # noqa: B019: an oracle lives as long as its process
-    def _plan(self, schema: str) -> Plan | None:
-        try:
-            return compile_schema(json.loads(schema), self.options, arguments=True)
-        except ConstraintError:
-            return None
-
-    def _arranged(self, schema: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """In the order in which the constraint lets a model write them, as trained models learn it from their data."""
-        plan = self._plan(schema)
-        return arguments if plan is None else dict(plan.arrange(arguments))
 
     async def abort(self, request_id: str) -> None:
         return None

@@ -207,6 +207,14 @@ class BfclSection(Section):
     heldout: int | None = None
     """How many held-out conversations exact-call accuracy is measured on; None for all."""
     seed: int = 0
+    repeats: int = Field(default=1, gt=0)
+    """How often everything is asked; each time but the first with a sampling seed of its own."""
+    embedding_model: str | None = None
+    """A local folder with all-MiniLM-L6-v2, which memory_vector needs."""
+    url: str | None = None
+    """Measure this OpenAI-compatible server in place of the run's own."""
+    url_model: str | None = None
+    """The name under which ``url`` serves the model; None: the first one that it lists."""
 
 
 class Recipe(Section):

@@ -66,6 +66,7 @@ class Asked:
         command, goals = (words[0], words[1:]) if words else ("", ())
         if command not in ("demo", "all", "stage") or (command == "stage") != bool(goals):
             raise ConfigError("usage: python -m slurm.submit demo | all | stage NAME...")
+        goals = (*goals, "score") if "bfcl" in goals and "score" not in goals else goals
         try:
             overrides = tuple(shlex.split(given["SET"]))
         except ValueError as error:
@@ -229,7 +230,9 @@ def dry(recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Planned]) ->
     if where.executor == "slurm":
         values = environment(run, "<digest>", where)
         for p in (p for p in planned if p.action == "run"):
-            parameters = cluster.slurm_parameters(where, recipe, p.name, values)
+            kind = "afterany" if p.step.after_any else "afterok"
+            before = [f"{kind}:<{q.name}>" for q in planned if q.action == "run" and q.name in p.step.after]
+            parameters = cluster.slurm_parameters(where, recipe, p.name, values, ",".join(before) or None)
             print(f"\n# ---- {p.name}\n{cluster.sbatch_text(where, parameters, run.stage(p.name).log)}")
         print(f"at most {hours:,.0f} GPU-hours (every job up to its time limit)")
     print(f"DRY=1: nothing was run; the run folder would be {run.path}")

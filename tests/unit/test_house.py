@@ -26,12 +26,12 @@ BUDGETS = {
     "octupus.wire": 1300,
     "octupus.constrain": 3000,
     "octupus.data": 2000,
-    "octupus.serve": 2600,
+    "octupus.serve": 2800,
     "octupus.train": 1300,
     "octupus.teacher": 700,
-    "slurm": 2300,
+    "slurm": 2700,
     "data_recipes": 1800,
-    "eval": 1900,
+    "eval": 2600,
 }
 
 # octupus.tokenizer is the one implementation of wire's Tokenizer protocol; wire itself must not know it.

@@ -1,0 +1,110 @@
+"""``make oracle``: what the path itself costs. A perfect model is the engine of our own server, one category at a time.
+
+The ground truth is rendered as wire tokens, which the constraint, the parser, the API and BFCL's own evaluation must
+let pass. CATEGORIES, SET (``serve.constraint.enforce=false`` for the path without the constraint), MODEL (a folder
+whose tokenizer is used; else a small one is made), RUN and WRONG=1 (a deliberately wrong model) come from make.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval import bfcl, ceiling
+from eval.weights import expand
+from octupus import config
+from octupus.config import Recipe
+from octupus.errors import ConfigError, JobError, OctupusError
+from octupus.runs import Run, publish_json
+from slurm.beside import served
+from slurm.jobs import SurgeryJob
+from slurm.submit import run_named
+
+ROOT = Path(__file__).resolve().parents[1]
+OFFLINE = "single_turn multi_turn memory_kv memory_rec_sum"
+CONTEXT = 1 << 20
+"""Tokens; a small vocabulary makes long prompts of BFCL's longest conversations."""
+
+
+def categories_of(text: str) -> dict[str, int | None]:
+    """``simple_python multiple:20 live`` as the recipe writes it.
+
+    Raises:
+        ConfigError: a number that is none.
+    """
+    pairs = [word.partition(":") for word in text.replace(",", " ").split()]
+    wrong = [count for _, sign, count in pairs if sign and not count.isdigit()]
+    if wrong:
+        raise ConfigError(f"CATEGORIES: {wrong[0]!r} is no number; for instance CATEGORIES='simple_python multiple:20'")
+    return {name: int(count) if count else None for name, _, count in pairs}
+
+
+def tokenizer_folder(model: str, run: Run, recipe: Recipe) -> Path:
+    """A model's folder, of which the oracle uses tokenizer and wire."""
+    if model:
+        if not (Path(model) / "tokenizer.json").is_file():
+            raise ConfigError(f"MODEL={model}: no folder with a tokenizer.json")
+        return Path(model).absolute()
+    folder = run.path / "surgery/model"
+    if not (folder / "config.json").is_file():
+        print("making a small tokenizer", flush=True)
+        SurgeryJob(str(run.path), "surgery").work(recipe, run)
+    return folder
+
+
+def measure(run: Run, recipe: Recipe, folder: Path, category: str, count: int | None, mode: str) -> dict[str, Any]:
+    """Scores of one category, in a run folder of its own."""
+    part = Run(run.path / category)
+    shutil.rmtree(part.path, ignore_errors=True)
+    asked = recipe.bfcl.model_copy(update={"categories": {category: count}, "models": ("octupus-FC",), "retries": 0})
+    serve = recipe.serve.model_copy(update={"max_model_len": CONTEXT, "default_max_tokens": 16384})
+    engine = {"categories": [category], "mode": mode}
+    values = {"engine_args": engine, "max_model_len": CONTEXT, "default_max_tokens": 16384, "max_body_mb": 64}
+    values |= {f"constraint.{key}": value for key, value in recipe.serve.constraint.model_dump().items()}
+    command = [sys.executable, "-P", "-m", "octupus.serve", "--model", str(folder), "--run", str(part.path)]
+    command += ["--engine", "eval.oracle:Oracle", "--host", "127.0.0.1", "--port", "0", "--replica", "0"]
+    command += [word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    with served(command, part, "0", part.path / "server.out", 120):
+        bfcl.measure(recipe.model_copy(update={"bfcl": asked, "serve": serve}), part)
+    return ceiling.read(part.path / "bfcl", category)
+
+
+def main(given: Mapping[str, str]) -> int:
+    """Exit code 0: every entry got an answer; 2: something that a user can mend."""
+    words: Sequence[str] = shlex.split(given.get("SET", ""))
+    try:
+        recipe = config.load(given.get("RECIPE") or "demo", words)
+        run, mode = (
+            run_named(given.get("RUN") or "oracle"),
+            "wrong" if given.get("WRONG") not in (None, "", "0") else "truth",
+        )
+        wanted = expand(categories_of(given.get("CATEGORIES") or OFFLINE))
+        folder = tokenizer_folder(given.get("MODEL", ""), run, recipe)
+        found = []
+        for category, count in wanted.items():
+            try:
+                found.append(measure(run, recipe, folder, category, count, mode))
+            except JobError as error:
+                print(f"{category}: {error}", file=sys.stderr, flush=True)
+                return error.exit_code
+            print(ceiling.line(found[-1]), flush=True)
+        publish_json(
+            run.path / "oracle.json",
+            {"mode": mode, "constraint": recipe.serve.constraint.model_dump(), "categories": found},
+        )
+        print(ceiling.report(found), flush=True)
+    except OctupusError as error:
+        print(f"octupus: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    sys.exit(main(os.environ))
