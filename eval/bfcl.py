@@ -64,7 +64,9 @@ def generate(recipe: Recipe, run: Run, group: str | None = None) -> dict[str, An
 
 def take_over(root: Path, recipe: Recipe, server: Server) -> None:
     """Answers of other weights, or to another way of asking, must not be mixed with these; they are kept aside."""
-    serve = recipe.serve.model_dump(include={"engine", "engine_args", "constraint", "default_max_tokens"}, mode="json")
+    serve = recipe.serve.model_dump(
+        include={"engine", "engine_args", "model", "constraint", "default_max_tokens"}, mode="json"
+    )
     told = json.dumps([identity(server), serve, recipe.bfcl.temperature], sort_keys=True)
     subject = hashlib.sha256(told.encode()).hexdigest()[:16]
     facts = {"served": server.endpoint.model, "fingerprint": server.endpoint.fingerprint, "url": recipe.bfcl.url}
@@ -100,7 +102,12 @@ def score(recipe: Recipe, run: Run) -> dict[str, Any]:
         JobError: entries without an answer, with what each task said; or the evaluation failed.
     """
     root = run.stage("bfcl").path
-    chosen = plan(recipe.bfcl, recipe.serve, BfclData.ready(), counter(weights_folder(run)))
+    chosen = plan(
+        recipe.bfcl,
+        recipe.serve,
+        BfclData.ready(),
+        counter(None if recipe.serve.model or recipe.bfcl.url else weights_folder(run)),
+    )
     check_complete(run, root, chosen)
     publish_json(root / "plan.json", asdict(chosen))
     with _alone(root):

@@ -1,4 +1,4 @@
-"""What ``make oracle`` prints: the path's ceiling by category, and why entries fail that are answered with the truth."""
+"""What ``make oracle`` prints: the path's ceiling by category, and why entries fail that got the true answer."""
 
 from __future__ import annotations
 

@@ -35,6 +35,8 @@ class Server:
     stage: str
     endpoint: Endpoint
     api_key: str
+    foreign: bool = False
+    """It serves a model that is not the run's (``serve.model``)."""
 
     @property
     def root_url(self) -> str:
@@ -46,7 +48,7 @@ class Server:
 
     @property
     def folder(self) -> Path | None:
-        return None if self.stage == ELSEWHERE else weights_folder(self.run, self.stage)
+        return None if self.stage == ELSEWHERE or self.foreign else weights_folder(self.run, self.stage)
 
     @property
     def log(self) -> Path:
@@ -118,7 +120,7 @@ def wait_for(run: Run, section: ServeSection, stage: str = "serve") -> Server:
     log = run.stage(stage).log
     while True:
         for endpoint in run.endpoints().values():
-            server = Server(run, stage, endpoint, read_key(section))
+            server = Server(run, stage, endpoint, read_key(section), foreign=section.model is not None)
             if answers(server.root_url):
                 return server
         state = run.stage(stage).state()

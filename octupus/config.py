@@ -174,6 +174,8 @@ class ConstraintSection(Section):
 class ServeSection(Section):
     engine: str = "vllm"
     """``vllm``, ``scripted`` or ``module:Class``."""
+    model: str | None = None
+    """Serve this folder or hub id in place of the run's own newest model."""
     host: str = "0.0.0.0"
     port: int = Field(default=8000, ge=0, le=65535)
     max_model_len: int = Field(default=8192, gt=0)

@@ -49,7 +49,14 @@ def teacher_is_read(recipe: Recipe) -> bool:
     return any(source.name == "teacher_answers" for source in sources)
 
 
-SERVED = ("serve.engine", "serve.max_model_len", "serve.default_max_tokens", "serve.constraint", "serve.engine_args")
+SERVED = (
+    "serve.engine",
+    "serve.model",
+    "serve.max_model_len",
+    "serve.default_max_tokens",
+    "serve.constraint",
+    "serve.engine_args",
+)
 
 CHAIN: tuple[Step, ...] = (
     Step("surgery", decided_by=("model", "wire")),

@@ -57,6 +57,19 @@ def place(stage: str, task: str = "") -> str:
     return f"{stage}/tasks/{task}" if task else stage
 
 
+def model_to_serve(recipe: Recipe, run: Run) -> Path:
+    """``serve.model`` where the recipe names one, else the model of the last finished stage that has one.
+
+    Raises:
+        ConfigError: ``serve.model`` cannot be had. JobError: no stage is finished.
+    """
+    if recipe.serve.model is not None:
+        from octupus.serve.__main__ import resolve
+
+        return resolve(recipe.serve.model)
+    return newest_model(run)
+
+
 def newest_model(run: Run) -> Path:
     """The model of the last finished stage that has one.
 
@@ -209,10 +222,10 @@ class ServeJob(StageJob):
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
         from octupus.serve import app
 
-        model = newest_model(run)
+        model = model_to_serve(recipe, run)
         print(f"serving {model}", flush=True)
         app.run(recipe, run, model)
-        return {"model": str(model.relative_to(run.path))}
+        return {"model": str(model.relative_to(run.path)) if model.is_relative_to(run.path) else str(model)}
 
 
 class BaselineJob(StageJob):

@@ -293,6 +293,8 @@ class LocalChain:
             why = f"its supervisor died; see {launched.folder / 'supervisor.out'}"
         else:
             why = f"rank {rank} ended with code {codes[rank]}"
+        if launched.planned.step.service:
+            self.run.withdraw_endpoint("0")  # killed, it could not do so itself
         known = state or StageState(status="failed", attempt=launched.attempt, inputs=launched.planned.inputs)
         stage.set_state(known.model_copy(update={"status": "failed", "reason": why, "ended_at": time.time()}))
         left = [p.name for p in self.planned if p.action == "run" and not p.step.service and not self._done(p)]

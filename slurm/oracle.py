@@ -22,6 +22,7 @@ from octupus import config
 from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError, OctupusError
 from octupus.runs import Run, publish_json
+from slurm import measured
 from slurm.beside import served
 from slurm.jobs import SurgeryJob
 from slurm.submit import run_named
@@ -30,19 +31,6 @@ ROOT = Path(__file__).resolve().parents[1]
 OFFLINE = "single_turn multi_turn memory_kv memory_rec_sum"
 CONTEXT = 1 << 20
 """Tokens; a small vocabulary makes long prompts of BFCL's longest conversations."""
-
-
-def categories_of(text: str) -> dict[str, int | None]:
-    """``simple_python multiple:20 live`` as the recipe writes it.
-
-    Raises:
-        ConfigError: a number that is none.
-    """
-    pairs = [word.partition(":") for word in text.replace(",", " ").split()]
-    wrong = [count for _, sign, count in pairs if sign and not count.isdigit()]
-    if wrong:
-        raise ConfigError(f"CATEGORIES: {wrong[0]!r} is no number; for instance CATEGORIES='simple_python multiple:20'")
-    return {name: int(count) if count else None for name, _, count in pairs}
 
 
 def tokenizer_folder(model: str, run: Run, recipe: Recipe) -> Path:
@@ -84,7 +72,7 @@ def main(given: Mapping[str, str]) -> int:
             run_named(given.get("RUN") or "oracle"),
             "wrong" if given.get("WRONG") not in (None, "", "0") else "truth",
         )
-        wanted = expand(categories_of(given.get("CATEGORIES") or OFFLINE))
+        wanted = expand(measured.categories_of(given.get("CATEGORIES") or OFFLINE))
         folder = tokenizer_folder(given.get("MODEL", ""), run, recipe)
         found = []
         for category, count in wanted.items():

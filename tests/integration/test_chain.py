@@ -169,7 +169,11 @@ def test_a_task_of_an_array_fails_alone_and_is_done_again(run: Run) -> None:
     with command(run, "array") as started:
         code, out, err = started.end()
     assert code == 1 and "bfcl two failed after" in out and "the fake row is bad" in out
-    assert "score failed after" in err and "not all was answered (two: fake row 7" in err and "not done: bfcl, report" in err
+    assert (
+        "score failed after" in err
+        and "not all was answered (two: fake row 7" in err
+        and "not done: bfcl, report" in err
+    )
     assert {f"bfcl/tasks/{name} start" for name in ("one", "two", "three")} <= {*happened(run)}, "the others went on"
     assert [status(run, s) for s in ("bfcl", "bfcl/tasks/one", "bfcl/tasks/two")] == ["failed", "done", "failed"]
     assert (run.stage("bfcl").log / "rank1.out").read_text().count("a line of the log of bfcl") == 1

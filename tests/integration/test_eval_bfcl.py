@@ -137,7 +137,9 @@ def test_a_killed_harness_says_so_and_goes_on_where_it_was(tmp_path: Path, unsco
         return right(body)
 
     with fake_endpoint(run, answer) as endpoint:
-        with pytest.raises(JobError, match=r"killed by signal 9 after (\d+) answers, which are kept.*generate-all\.txt"):
+        with pytest.raises(
+            JobError, match=r"killed by signal 9 after (\d+) answers, which are kept.*generate-all\.txt"
+        ):
             eval.bfcl.measure(asked, run)
         assert harness_processes() == []
         (results,) = (run.path / "bfcl/result").rglob("*_result.json")
