@@ -16,7 +16,7 @@ STATUS := $(PY) -m slurm.status
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test stage1 stage2 serve bfcl status report logs cancel endpoint preview surgery teacher data \
-	baseline all oracle bfcl-data test-full check clean
+	baseline all compare smoke publish iterations oracle bfcl-data test-full check clean
 .SILENT:
 
 help:
@@ -70,6 +70,14 @@ preview: #+ what the model is trained on, supervised tokens in colour: N=3
 
 setup: #+ the two environments, .venv and .venv-bfcl: DEVICE=cuda|cpu
 	$(READY)
+
+compare: #+ is one run better than another: RUNS="a b" GATE=a
+smoke: #+ ten calls against a run's endpoint, or MODEL_URL=
+publish: #+ a run to the hub: RUN= REPO=owner/name DATA=1 DRY=1
+iterations: #+ docs/iterations.md from the score files of the runs
+compare smoke publish iterations:
+	$(READY)
+	$(PY) -m slurm.after $@
 
 oracle: #+ what the path costs a perfect model, per category: CATEGORIES="simple_java live" WRONG=1
 	$(READY)

@@ -21,7 +21,7 @@ from eval.sample import BfclData
 from octupus.config import ConstraintSection, ServeSection
 from octupus.constrain import Plan, compile_schema
 from octupus.errors import ConfigError, ConstraintError
-from octupus.wire import CallGrammar, Conversation, Message, ToolCall, Wire
+from octupus.wire import CallGrammar, Conversation, Message, Tool, ToolCall, Wire
 
 Calls = list[tuple[str, dict[str, Any]]]
 DONE, CANNOT = "Done.", "None of the available functions can help with this."
@@ -159,6 +159,8 @@ def _natural_call(
             values = [_cased(v, schema) for v in values]
         legal = [v for v in values if schema is None or satisfies(v, schema)]
         optional = "" in alternatives and (schema is None or key not in parameters.get("required", []))
+        if optional and alternatives[0] == "":
+            continue  # the first acceptable value is none
         if legal and not (optional and schema is None):
             arguments[key] = legal[0]
         elif values and not optional:
@@ -227,6 +229,10 @@ def _plan(schema: str, options: ConstraintSection) -> Plan | None:
         return None
 
 
+def _stub(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
 class Oracle:
     """The engine; see octupus/serve/engines.py for the protocol. Stands on no model, so it answers at once."""
 
@@ -262,7 +268,10 @@ class Oracle:
         made = tuple(ToolCall(name=n, arguments=_arranged(a, schemas.get(n), self.options)) for n, a in calls)
         reply = Message(role="assistant", content=text, tool_calls=made)
         question = Message(role="user", content="?")
-        ((_, ids),) = self.wire.turns(self.wire.render(Conversation(messages=(question, reply), tools=asked.tools)))
+        # One entry calls a tool before it is on offer: whether that passes is for the constraint to say, not for us.
+        late = tuple(Tool(raw=_stub(name)) for name in dict.fromkeys(n for n, _ in calls) if name not in schemas)
+        asking = Conversation(messages=(question, reply), tools=(*asked.tools, *late))
+        ((_, ids),) = self.wire.turns(self.wire.render(asking))
         return ids
 
     async def abort(self, request_id: str) -> None:

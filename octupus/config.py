@@ -211,6 +211,8 @@ class BfclSection(Section):
     seed: int = 0
     repeats: int = Field(default=1, gt=0)
     """How often everything is asked; each time but the first with a sampling seed of its own."""
+    beside: tuple[str, ...] = ()
+    """Measured runs that the report holds this one against, entry by entry; the first one is the baseline."""
     embedding_model: str | None = None
     """A local folder with all-MiniLM-L6-v2, which memory_vector needs."""
     url: str | None = None
