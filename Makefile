@@ -36,7 +36,7 @@ test: ## the tests, a real two-rank training and a real server among them
 stage1: ## train stage 1 (surgery and data before it, where they are missing)
 stage2: ## train stage 2
 serve: ## serve the run's newest model, in the background; make cancel ends it
-bfcl: ## measure the run's model: held-out accuracy and BFCL; CATEGORIES= MODEL= MODEL_URL=
+bfcl: ## measure the run's model: held-out accuracy and BFCL; CATEGORIES= MODEL= MODEL_URL= CHECKPOINTS=all
 surgery: #+ special tokens into the base model; MODEL=folder-or-id OUT=folder for a model of your own
 teacher: #+ let the teacher answer the recipe's prompts
 data: #+ build the shards
@@ -47,6 +47,8 @@ stage1 stage2 serve bfcl surgery teacher data baseline report:
 		$(READY) && $(PY) -m octupus.surgery --model "$$MODEL" --out "$${OUT:?name the folder to write: OUT=...}"; \
 	elif [ "$@" = bfcl ] && [ -n "$$MODEL_URL" ]; then \
 		$(READY) --only bfcl && .venv-bfcl/bin/python -m slurm.measured; \
+	elif [ "$@" = bfcl ] && [ -n "$$CHECKPOINTS" ]; then \
+		$(READY) && $(PY) -m slurm.checkpoints; \
 	else \
 		$(READY) --for $@ && $(SUBMIT) stage $@; \
 	fi

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from octupus.config import ServeSection
 from octupus.errors import JobError
 from octupus.runs import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+"""Where the rooms are imported from: the checkout, or a run's snapshot."""
+
+
+def serve_command(section: ServeSection, model: Path, run: Run, replica: str = "0") -> list[str]:
+    """The command line that serves ``model`` as ``section`` says and publishes it in ``run``."""
+    values = section.model_dump(mode="json", exclude={"model"}, exclude_defaults=True)
+    command = [sys.executable, "-P", "-m", "octupus.serve", "--model", str(model), "--run", str(run.path)]
+    words = [word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    return [*command, "--replica", replica, *words]
 
 
 @contextmanager
@@ -23,12 +38,14 @@ def served(command: Sequence[str], run: Run, replica: str, log: Path, timeout_s:
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     run.withdraw_endpoint(replica)
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with log.open("ab") as stream:
         server = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             preexec_fn=_die_with_parent,
         )
     try:

@@ -7,7 +7,6 @@ whose tokenizer is used; else a small one is made), RUN and WRONG=1 (a deliberat
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -23,11 +22,10 @@ from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError, OctupusError
 from octupus.runs import Run, publish_json
 from slurm import measured
-from slurm.beside import served
+from slurm.beside import serve_command, served
 from slurm.jobs import SurgeryJob
 from slurm.submit import run_named
 
-ROOT = Path(__file__).resolve().parents[1]
 OFFLINE = "single_turn multi_turn memory_kv memory_rec_sum"
 CONTEXT = 1 << 20
 """Tokens; a small vocabulary makes long prompts of BFCL's longest conversations."""
@@ -51,14 +49,10 @@ def measure(run: Run, recipe: Recipe, folder: Path, category: str, count: int | 
     part = Run(run.path / category)
     shutil.rmtree(part.path, ignore_errors=True)
     asked = recipe.bfcl.model_copy(update={"categories": {category: count}, "models": ("octupus-FC",), "retries": 0})
-    serve = recipe.serve.model_copy(update={"max_model_len": CONTEXT, "default_max_tokens": 16384})
-    engine = {"categories": [category], "mode": mode}
-    values = {"engine_args": engine, "max_model_len": CONTEXT, "default_max_tokens": 16384, "max_body_mb": 64}
-    values |= {f"constraint.{key}": value for key, value in recipe.serve.constraint.model_dump().items()}
-    command = [sys.executable, "-P", "-m", "octupus.serve", "--model", str(folder), "--run", str(part.path)]
-    command += ["--engine", "eval.oracle:Oracle", "--host", "127.0.0.1", "--port", "0", "--replica", "0"]
-    command += [word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    with served(command, part, "0", part.path / "server.out", 120):
+    engine = {"engine": "eval.oracle:Oracle", "engine_args": {"categories": [category], "mode": mode}}
+    limits = {"max_model_len": CONTEXT, "default_max_tokens": 16384, "max_body_mb": 64}
+    serve = recipe.serve.model_copy(update={**engine, **limits, "host": "127.0.0.1", "port": 0})
+    with served(serve_command(serve, folder, part), part, "0", part.path / "server.out", 120):
         bfcl.measure(recipe.model_copy(update={"bfcl": asked, "serve": serve}), part)
     return ceiling.read(part.path / "bfcl", category)
 
@@ -94,5 +88,4 @@ def main(given: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     sys.exit(main(os.environ))

@@ -27,9 +27,9 @@ BUDGETS = {
     "octupus.constrain": 3000,
     "octupus.data": 2000,
     "octupus.serve": 2800,
-    "octupus.train": 1300,
+    "octupus.train": 1350,
     "octupus.teacher": 700,
-    "slurm": 2700,
+    "slurm": 2900,
     "data_recipes": 1800,
     "eval": 2600,
 }
