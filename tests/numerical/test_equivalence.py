@@ -92,6 +92,18 @@ def test_two_ranks_are_one_at_every_zero_stage(plain: Run, two_ranks: dict[int, 
     assert_same_weights(weights(two_ranks[zero]), weights(plain), atol=1e-4)
 
 
+@pytest.mark.parametrize("zero", [2, 3])
+def test_a_kept_checkpoint_can_be_served(two_ranks: dict[int, Run], zero: int, tmp_path: Path) -> None:
+    """Gathered without any rank, the newest checkpoint is the export, byte for byte."""
+    from octupus.train.unshard import unshard
+
+    stage = two_ranks[zero].path / "stage1"
+    newest = max(p.parent for p in stage.glob("checkpoints/step-*/complete.json"))
+    unshard(newest, two_ranks[zero].path / "surgery" / "model", tmp_path / "model", "fp32")
+    for path in (stage / "export").iterdir():
+        assert (tmp_path / "model" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
 def test_killed_and_interrupted_runs_resume_to_the_last_digit(two_ranks: dict[int, Run], tmp_path: Path) -> None:
     """kill -9 of one rank at a random step, later a signal to the other: nothing of it shows in the figures."""
     run = make_run(tmp_path / "run")
