@@ -98,6 +98,8 @@ def find(run: Run, recipe: Recipe) -> Server:
         return wait_for(run, recipe.serve)
     there = Endpoint(url=url, model=recipe.bfcl.url_model or "", instance="", heartbeat_at=time.time())
     server = Server(run, ELSEWHERE, there, key)
+    if answers(server.root_url, elsewhere=True) is False:
+        raise JobError(f"nobody answers at {url} (bfcl.url, MODEL_URL); is it up, and can this machine reach it?")
     if there.model:
         return server
     request = urllib.request.Request(f"{server.base_url}/models", headers={"Authorization": f"Bearer {key}"})

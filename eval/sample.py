@@ -114,7 +114,7 @@ def plan(bfcl: BfclSection, serve: ServeSection, data: BfclData, count: CountTok
         ConfigError: an unknown category, or a sample of one whose entries build on each other.
     """
     wanted = {name: n for name, n in expand(bfcl.categories).items() if group is None or name in GROUPS[group]}
-    left_out = {name: reason for name in wanted if (reason := _cannot_run(name, bfcl)) is not None}
+    left_out = {name: reason for name in wanted if (reason := cannot_run(name, bfcl)) is not None}
     known: dict[str, list[Question]] = {name: [] for name in wanted if name not in left_out}
     for question in data.questions(list(known)):
         known[question.category].append(question)
@@ -140,7 +140,8 @@ def plan(bfcl: BfclSection, serve: ServeSection, data: BfclData, count: CountTok
     return Plan({**dict.fromkeys(side, few), main: ids, **dict.fromkeys(again, ids)}, left_out, main)
 
 
-def _cannot_run(category: str, bfcl: BfclSection) -> str | None:
+def cannot_run(category: str, bfcl: BfclSection) -> str | None:
+    """Why a category cannot be run here, or None."""
     if category.startswith("web_search") and not os.environ.get("SERPAPI_API_KEY"):
         return "needs a SerpAPI key in SERPAPI_API_KEY and the internet"
     if category == "memory_vector" and bfcl.embedding_model is None:

@@ -51,6 +51,8 @@ def recipe_of(model: str, url: str, like: Recipe) -> Recipe:
     """
     if url and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
         raise ConfigError(f"MODEL_URL={url!r} is no address; for instance MODEL_URL=http://localhost:8000/v1")
+    if model and not url and model.startswith(("/", ".", "~")) and not (Path(model) / "config.json").is_file():
+        raise ConfigError(f"MODEL={model}: no folder with a config.json; name one, or a hub id (owner/name)")
     name = re.sub(r"[^\w.+-]+", "-", model.rstrip("/").split("/")[-1] or url.split("://")[1]).strip("-.") or "model"
     saved = None if url else read_json(Path(model) / "wire.json")
     dialect = like.wire.dialect if url else "qwen" if saved is None else saved["dialect"]["name"]
@@ -63,6 +65,7 @@ def recipe_of(model: str, url: str, like: Recipe) -> Recipe:
 def main(given: Mapping[str, str]) -> int:
     """Ask, score and report; errors that a user can mend are one sentence and an exit code."""
     from eval import report, weights
+    from eval.endpoint import find
     from slurm.jobs import BfclJob, Frozen, ReportJob, ScoreJob
     from slurm.submit import Asked, resolve
 
@@ -72,6 +75,7 @@ def main(given: Mapping[str, str]) -> int:
         if asked.dry:
             print(f"would measure {asked.url} into {run.path}: {', '.join(weights.expand(recipe.bfcl.categories))}")
             return 0
+        find(run, recipe)  # one sentence, rather than one of each task
         publish_json(run.path / "recipe.json", Frozen(recipe=recipe))
         print(f"run {run.name}: {run.path}", flush=True)
         failed = [

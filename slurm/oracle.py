@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import bfcl, ceiling
+from eval.sample import cannot_run
 from eval.weights import expand
 from octupus import config
 from octupus.config import Recipe
@@ -70,6 +71,10 @@ def main(given: Mapping[str, str]) -> int:
         folder = tokenizer_folder(given.get("MODEL", ""), run, recipe)
         found = []
         for category, count in wanted.items():
+            reason = cannot_run(category, recipe.bfcl)
+            if reason is not None:
+                print(f"{category:26} not run: {reason}", flush=True)
+                continue
             try:
                 found.append(measure(run, recipe, folder, category, count, mode))
             except JobError as error:

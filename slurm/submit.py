@@ -243,7 +243,9 @@ def dry(recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Planned]) ->
     for p in planned:
         nodes, count = chain.ranks_of(recipe, p.name)
         waits = f" after {', '.join(p.step.after)}" if p.step.after else ""
-        print(f"{p.name}: {p.action}{waits}; {nodes} node(s) x {count} rank(s){'; ' + p.why if p.why else ''}")
+        tasks = f" x {len(p.step.array(recipe))} tasks ({', '.join(p.step.array(recipe))})" if p.step.array else ""
+        size = f"{nodes} node(s) x {count} rank(s){tasks}"
+        print(f"{p.name}: {p.action}{waits}; {size}{'; ' + p.why if p.why else ''}")
         if p.action == "run":
             limit = where.resources(p.name).time_min / 60
             hours += nodes * chain.gpus_of(recipe, p.name) * limit * (where.device != "cpu")
