@@ -53,7 +53,13 @@ def items(run: Run, model: Path, data: bool) -> tuple[list[Item], list[str]]:
     found = [Item(path, path.name, "as the base model's") for path in sorted(model.iterdir()) if path.is_file()]
     card = run.path / "report" / "card.md"
     found = [Item(card, "README.md", ours), *(item for item in found if item.name != "README.md")]
-    records = ("recipe.json", "bfcl/scores.json", "heldout/before.json", "heldout/after.json", "surgery/report.json")
+    records: tuple[str, ...] = (
+        "recipe.json",
+        "bfcl/scores.json",
+        "heldout/before.json",
+        "heldout/after.json",
+        "surgery/report.json",
+    )
     records += ("data/report.json", "data/stage1/manifest.json", "data/stage2/manifest.json")
     found += [Item(run.path / name, name, ours) for name in records if (run.path / name).is_file()]
     stays = []
@@ -71,16 +77,16 @@ def _sources(run: Run) -> Iterator[dict[str, Any]]:
     recipe = frozen(run).recipe
     heldout = {s.name for s in recipe.data.heldout} if recipe.data.heldout else set()
     for path in sorted((run.path / "data/clean").glob("*/report.json")):
-        told = read_json(path)
-        split = re.search(r"split=(\w+)", told["source"]) if told else None
+        told: dict[str, Any] = read_json(path) or {"source": ""}
+        split = re.search(r"split=(\w+)", told["source"])
         apart = split is not None and split.group(1) != "train" and told["source"].split("(")[0] in heldout
-        if told and not apart and (path.parent / "conversations.jsonl").is_file():
+        if told["source"] and not apart and (path.parent / "conversations.jsonl").is_file():
             yield {**told, "folder": path.parent}
 
 
 def card(run: Run, recipe: Recipe, model: Path, repo: str) -> str:
     """The model card: what it is, how to serve it, what it scored, what it was trained on."""
-    scores = read_json(run.path / "bfcl/scores.json")
+    scores: dict[str, Any] = read_json(run.path / "bfcl/scores.json") or {"fingerprint": ""}
     manifests = [read_json(run.path / f"data/{stage}/manifest.json") for stage in ("stage1", "stage2")]
     sources = {s["source"]: s["licence"] for m in manifests if m for s in m["details"]["sources"]}
     head = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["tool-calling", "octupus"]}
