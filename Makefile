@@ -2,7 +2,7 @@
 # RECIPE=<data_recipes/*.yaml> RUN=<runs/*> CLUSTER=<slurm/clusters/*.yaml> SET="stage1.lr=1e-5 serve.port=0" DRY=1 FRESH=1
 
 PYTHON ?= python3
-VARIABLES := RECIPE RUN CLUSTER SET DRY WAIT FRESH FG STAGE RANK MODEL OUT N DEVICE TORCH_INDEX_URL ALL
+VARIABLES := RECIPE RUN CLUSTER SET DRY WAIT FRESH FG STAGE RANK MODEL MODEL_URL CATEGORIES CHECKPOINTS RUNS GATE REPO DATA WRONG OUT N DEVICE TORCH_INDEX_URL ALL
 # Values reach the programs through the environment and as they were typed: neither make nor a shell ever expands them.
 # Only what was given is exported: an empty RANK would make DeepSpeed believe that a launcher had numbered it.
 GIVEN := $(foreach name,$(VARIABLES),$(if $(filter undefined,$(origin $(name))),,$(name)))
@@ -19,8 +19,7 @@ STATUS := $(PY) -m slurm.status
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test stage1 stage2 serve bfcl status report logs cancel endpoint chat fetch preview surgery \
-	teacher data \
-	baseline all bfcl-data test-full check clean
+	teacher data baseline all compare smoke publish iterations oracle bfcl-data test-full check clean
 .SILENT:
 # One target after the other, also where the shell's MAKEFLAGS says -j: stage2 waits for stage1.
 .NOTPARALLEL:
@@ -42,7 +41,7 @@ test: ## the tests, a real two-rank training and a real server among them
 stage1: ## train stage 1 (surgery and data before it, where they are missing)
 stage2: ## train stage 2
 serve: ## serve the run's newest model, in the background (FG=1: in front); make cancel ends it
-bfcl: ## measure the run's model: held-out accuracy and BFCL
+bfcl: ## measure the run's model: held-out accuracy and BFCL; CATEGORIES= MODEL= MODEL_URL= CHECKPOINTS=all
 surgery: #+ special tokens into the base model; MODEL=folder-or-id OUT=folder for a model of your own
 teacher: #+ let the teacher answer the recipe's prompts
 data: #+ build the shards; STAGE=stage1 those of one stage
@@ -54,6 +53,10 @@ stage1 stage2 serve bfcl surgery teacher data baseline report:
 	elif [ "$@" = data ] && [ -n "$$STAGE" ]; then \
 		set -f; $(READY) --for $@ && $(SUBMIT) stage surgery && $(PY) -m data_recipes.build "$$STAGE" \
 			$${RECIPE:+--recipe "$$RECIPE"} $${RUN:+--run "$$RUN"} $${SET:+--set $$SET}; \
+	elif [ "$@" = bfcl ] && [ -n "$$MODEL_URL" ]; then \
+		$(READY) --only bfcl && .venv-bfcl/bin/python -m slurm.measured; \
+	elif [ "$@" = bfcl ] && [ -n "$$CHECKPOINTS" ]; then \
+		$(READY) && $(PY) -m slurm.checkpoints; \
 	else \
 		$(READY) --for $@ && $(SUBMIT) stage $@; \
 	fi
@@ -82,6 +85,18 @@ preview: #+ what the model is trained on, supervised tokens in colour: N=3
 
 setup: #+ the two environments, .venv and .venv-bfcl: DEVICE=cuda|cpu
 	$(READY)
+
+compare: #+ is one run better than another: RUNS="a b" GATE=a
+smoke: #+ ten calls against a run's endpoint, or MODEL_URL=
+publish: #+ a run to the hub: RUN= REPO=owner/name DATA=1 DRY=1
+iterations: #+ docs/iterations.md from the score files of the runs
+compare smoke publish iterations:
+	$(READY)
+	$(PY) -m slurm.after $@
+
+oracle: #+ what the path costs a perfect model, per category: CATEGORIES="simple_java live" WRONG=1
+	$(READY)
+	$(PY) -m slurm.oracle
 
 bfcl-data: #+ BFCL's questions, tools and answers into .cache/bfcl
 	$(READY)

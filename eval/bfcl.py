@@ -1,243 +1,156 @@
-"""BFCL against an endpoint: the real ``bfcl generate`` and ``bfcl evaluate``, then scores that say what they rest on.
+"""BFCL against an endpoint: tasks that generate, each a group of categories, then one job that scores.
 
-Everything lies in ``<run>/bfcl``, the project root of the harness: result/, score/ (its own), plan.json (which ids),
-entries.jsonl (each entry judged), scores.json (format_version 1). Calling :func:`run` again goes on: entries with an
-answer are kept, entries that ended in an inference error are asked again.
+Everything lies in ``<run>/bfcl``, the project root of the harness: result/, score/ (its own), subject.json (whose
+answers these are), plan.json (which ids), entries.jsonl (each entry judged), scores.json (format_version 1). Whatever
+is called again goes on: entries with an answer are kept, entries that ended in an inference error are asked again.
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
+import hashlib
 import json
-import os
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.endpoint import Server, identity, wait_for
-from eval.sample import CLI, BfclData, Plan, counter, harness_python, plan
-from eval.scores import ERROR, Entry, failed, parse_row, read_results, result_files, score_model
-from octupus.config import BfclSection, Recipe
+from eval.endpoint import Server, find, identity, weights_folder
+from eval.harness import Counter, Harness, evaluate, place_embedding
+from eval.sample import BfclData, Plan, counter, harness_python, plan
+from eval.scores import Entry, read_results, repeats, score_model
+from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError
-from octupus.runs import Reporter, Run, publish_bytes, publish_json, read_json
+from octupus.runs import Run, publish_bytes, publish_json, read_json
 
-STALL_S = 1800.0
-"""No new answer for so long: the harness waits for something that does not come (it retries a 429 for ever)."""
+TASKS = "bfcl/tasks"
+"""Where each task keeps its state and progress."""
 
 
-def run(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Measure the run's endpoint and publish ``bfcl/scores.json``.
+def generate(recipe: Recipe, run: Run, group: str | None = None) -> dict[str, Any]:
+    """Ask the run's endpoint (or ``bfcl.url``) the categories of one group of weights.yaml; None: all of them.
 
     Raises:
         ConfigError: no BFCL environment, an unknown category, a ``.env`` that would lead the harness elsewhere.
         JobError: no endpoint came up, it died, or the harness did; names the log.
     """
-    stage, section = run.stage("bfcl"), recipe.bfcl
-    root = stage.path
+    root, section = run.stage("bfcl").path, recipe.bfcl
     if not section.models or any("_" in name for name in section.models):
         raise ConfigError(f"bfcl.models {list(section.models)}: at least one, none with '_' (bfcl evaluate reads '/')")
     if (root / ".env").exists():
         raise ConfigError(f"{root / '.env'} would override the endpoint's address and key for BFCL; remove it")
-    data = BfclData.ready()
-    server = wait_for(run, recipe.serve)
-    print(f"bfcl: measuring {server.endpoint.model} at {server.root_url}", flush=True)
-    set_aside_other_models(root, identity(server))
-    chosen = plan(section, recipe.serve, data, counter(server.folder))
-    publish_json(root / "plan.json", asdict(chosen))
+    data, python = BfclData.ready(), harness_python()
+    server = find(run, recipe)
+    print(f"bfcl {group or 'all'}: measuring {server.endpoint.model} at {server.root_url}", flush=True)
+    take_over(root, recipe, server)
+    if section.embedding_model:
+        place_embedding(root, section.embedding_model)
+    chosen = plan(section, recipe.serve, data, counter(server.folder), group)
     for what, why in chosen.left_out.items():
         print(f"bfcl: not run: {what}: {why}", flush=True)
-    with stage.reporting(chosen.total, "entries") as reporter:
-        harness = Harness(harness_python(), root, section, server, _counter(root, chosen, reporter))
+    names = [f"{name}={server.endpoint.model}" if section.url else name for name in chosen.ids]
+    categories = {category for ids in chosen.ids.values() for category in ids}
+    with run.stage(f"{TASKS}/{group or 'all'}").reporting(chosen.total, "entries") as reporter:
+        count = Counter(root, chosen.ids, categories, reporter)
+        harness = Harness(python, root, section, server, count, group or "all", names)
         for model, ids in chosen.ids.items():
             harness.ask(model, ids)
-    harness.evaluate(chosen)
-    return publish_scores(root, chosen, server)
+        return {"answers": count(), "asked": chosen.total}
 
 
-def set_aside_other_models(root: Path, subject: str) -> None:
-    """Answers of other weights must not be mixed with this model's; they are kept under another name."""
+def take_over(root: Path, recipe: Recipe, server: Server) -> None:
+    """Answers of other weights, or to another way of asking, must not be mixed with these; they are kept aside."""
+    serve = recipe.serve.model_dump(
+        include={"engine", "engine_args", "model", "constraint", "default_max_tokens"}, mode="json"
+    )
+    told = json.dumps([identity(server), serve, recipe.bfcl.temperature], sort_keys=True)
+    subject = hashlib.sha256(told.encode()).hexdigest()[:16]
+    facts = {"served": server.endpoint.model, "fingerprint": server.endpoint.fingerprint, "url": recipe.bfcl.url}
+    with _alone(root):
+        set_aside_other_models(root, {"subject": subject, **facts, "constraint": serve["constraint"]})
+
+
+def set_aside_other_models(root: Path, subject: dict[str, Any]) -> None:
+    """Move answers of another subject than this one out of the way."""
     marker = root / "subject.json"
     before = read_json(marker)
-    if before is not None and before["subject"] != subject and (root / "result").exists():
+    if before is not None and before["subject"] != subject["subject"] and (root / "result").exists():
         aside = root / f"result-of-{before['subject']}"
         shutil.rmtree(aside, ignore_errors=True)
         (root / "result").rename(aside)
         print(f"bfcl: another model is served now; the answers of the last one are in {aside}", flush=True)
-    publish_json(marker, {"subject": subject})
+    publish_json(marker, subject)
 
 
-def _counter(root: Path, chosen: Plan, reporter: Reporter) -> Callable[[], int]:
-    """Publishes and returns how many entries have an answer; counts lines, unparsed: it is asked twice a second."""
-
-    def count() -> int:
-        files = [path.read_bytes() for model in chosen.ids for path in result_files(root, model)]
-        done = sum(text.count(b"\n") - text.count(f'"result": "{ERROR}'.encode()) for text in files)
-        reporter.update(done)
-        return done
-
-    return count
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """One task at a time."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
-@dataclass(frozen=True)
-class Harness:
-    """How the stock command line is called; ``root`` is its project folder."""
+def score(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Evaluate what the tasks left and publish ``bfcl/scores.json``.
 
-    python: Path
-    root: Path
-    section: BfclSection
-    server: Server
-    count: Callable[[], int]
-
-    def ask(self, model: str, ids: Mapping[str, Sequence[str]]) -> None:
-        """Run ``generate`` until every entry has an answer, or errors have been asked again ``bfcl.retries`` times."""
-        for attempt in range(self.section.retries + 1):
-            mend(self.root, model)
-            have = read_results(self.root, model)
-            missing = {c: left for c, asked in ids.items() if (left := [id for id in asked if id not in have])}
-            if not missing:
-                return
-            if attempt:
-                print(
-                    f"bfcl: asking again {sum(map(len, missing.values()))} entries that ended in an error", flush=True
-                )
-            # Memory entries depend on a conversation before them, which only a call by category brings along.
-            linked = [c for c in missing if c.startswith("memory")]
-            by_id = {c: left for c, left in missing.items() if c not in linked}
-            if by_id:
-                path = self.root / f"ids-{model.replace('/', '_')}.json"
-                publish_json(path, by_id)
-                self.generate(model, ["--run-ids"], path)
-            if linked:
-                self.generate(model, ["--test-category", ",".join(linked)])
-
-    def generate(self, model: str, selection: Sequence[str], ids: Path | None = None) -> None:
-        """One real ``bfcl generate``, watched: its progress, its server, its end.
-
-        Raises:
-            JobError: it or the server died, or nothing moved for STALL_S.
-        """
-        log = self.root / "log" / "generate.txt"
-        options = ["--num-threads", str(self.section.threads), "--temperature", str(self.section.temperature)]
-        process = self._start(log, ["generate", "--model", model, *options, *selection], ids)
-        try:
-            moved, done, turn, code = time.monotonic(), self.count(), 0, None
-            while code is None:
-                try:
-                    code = process.wait(timeout=0.5)
-                except subprocess.TimeoutExpired:
-                    turn += 1
-                if turn % 4 == 0:
-                    self.server.check()
-                if self.count() != done:
-                    moved, done = time.monotonic(), self.count()
-                if time.monotonic() - moved > STALL_S:
-                    raise JobError(f"bfcl generate: no new answer for {STALL_S:g} s; see {log} and {self.server.log}")
-        finally:
-            end(process)
-        self.server.check()
-        if code:
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
-            raise JobError(
-                f"bfcl generate {how} after {self.count()} answers, which are kept; the same command goes on from "
-                f"there; see {log}, whose last lines are:\n{last}"
-            )
-
-    def evaluate(self, chosen: Plan) -> None:
-        """One real ``bfcl evaluate --partial-eval`` over all models and categories.
-
-        Raises:
-            JobError: a score file is missing afterwards.
-        """
-        log = self.root / "log" / "evaluate.txt"
-        shutil.rmtree(self.root / "score", ignore_errors=True)  # stale files would enter the harness's tables
-        categories = sorted({c for by_category in chosen.ids.values() for c in by_category})
-        asked = ["--model", ",".join(chosen.ids), "--test-category", ",".join(categories)]
-        process = self._start(log, ["evaluate", "--partial-eval", *asked])
-        try:
-            code = process.wait()
-        finally:
-            end(process)
-        for model, by_category in chosen.ids.items():
-            for category in by_category:
-                if not any((self.root / "score" / model).rglob(f"BFCL_v4_{category}_score.json")):
-                    raise JobError(f"bfcl evaluate ended with code {code} without a score for {category}; see {log}")
-        if code:
-            # It writes every score and then fails over its own table when a model has a single latency to average.
-            print(f"bfcl evaluate: scores written, its summary table failed (code {code}); see {log}", flush=True)
-
-    def _start(self, log: Path, arguments: Sequence[str], ids: Path | None = None) -> subprocess.Popen[bytes]:
-        """In our environment, less what would lead the harness elsewhere."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "BFCL_", "PYTHON"))}
-        # With a SOCKS proxy in sight the client ends at once (it lacks the package), NO_PROXY or not.
-        kept = {k: v for k, v in kept.items() if not (k.lower().endswith("_proxy") and v.startswith("socks"))}
-        hosts = f"127.0.0.1,localhost,{self.server.root_url.split('/')[2].rpartition(':')[0]}"
-        environment = kept | {
-            "BFCL_PROJECT_ROOT": str(self.root),
-            "OPENAI_BASE_URL": self.server.base_url,
-            "OPENAI_API_KEY": self.server.api_key,
-            **dict.fromkeys(("NO_PROXY", "no_proxy"), hosts),
-            **dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "OMP_NUM_THREADS"), "1"),
-            "OCTUPUS_BFCL_NAMES": " ".join(self.section.models),
-            "OCTUPUS_BFCL_PARENT": str(os.getpid()),
-            "OCTUPUS_BFCL_IDS": str(ids or ""),
-        }
-        command = [str(self.python), "-I", "-X", "utf8", "-u", str(CLI), *arguments]
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as out:
-            files: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}
-            return subprocess.Popen(command, env=environment, cwd=self.root, **files)
+    Raises:
+        JobError: entries without an answer, with what each task said; or the evaluation failed.
+    """
+    root = run.stage("bfcl").path
+    chosen = plan(
+        recipe.bfcl,
+        recipe.serve,
+        BfclData.ready(),
+        counter(None if recipe.serve.model or recipe.bfcl.url else weights_folder(run)),
+    )
+    check_complete(run, root, chosen)
+    publish_json(root / "plan.json", asdict(chosen))
+    with _alone(root):
+        evaluate(harness_python(), root, chosen)
+        return publish_scores(root, chosen)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Leave no process behind, however the stage ends."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def check_complete(run: Run, root: Path, chosen: Plan) -> None:
+    """Raises JobError where an entry was never answered, not even with an error."""
+    left = 0
+    for model, ids in chosen.ids.items():
+        have = read_results(root, model)
+        left += sum(id not in have for asked in ids.values() for id in asked)
+    if left:
+        states = {p.parent.name: read_json(p) or {} for p in sorted((run.path / TASKS).glob("*/state.json"))}
+        said = "; ".join(f"{n}: {s['reason']}" for n, s in states.items() if s.get("status") == "failed")
+        raise JobError(
+            f"{left} of {chosen.total} entries have no answer yet ({said or 'no task says why'}); what was answered is "
+            f"kept: make bfcl RUN={run.name} goes on from there; logs are in {root / 'log'}"
+        )
 
 
-def mend(root: Path, model: str) -> None:
-    """Drop from the result files what must be asked again: inference errors, and a line that a kill has torn."""
-    for path in result_files(root, model):
-        lines = path.read_bytes().splitlines(keepends=True)
-        rows = [(line, parse_row(line)) for line in lines]
-        kept = [line for line, row in rows if row is not None and not failed(row) and line.endswith(b"\n")]
-        if not kept:
-            path.unlink()
-        elif len(kept) < len(lines):
-            publish_bytes(path, b"".join(kept))
-
-
-def publish_scores(root: Path, chosen: Plan, server: Server) -> dict[str, Any]:
+def publish_scores(root: Path, chosen: Plan) -> dict[str, Any]:
     """Write scores.json and entries.jsonl; returns the stage's outputs."""
     models, entries = {}, list[Entry]()
     for model, ids in chosen.ids.items():
         models[model], judged = score_model(root, model, ids)
         models[model]["stock_overall"] = _stock_overall(root, model)
         entries += judged
-    main = list(chosen.ids)[-1]
     scores = {
         "format_version": 1,
         "harness": "bfcl-eval 2026.3.23",
-        "served": server.endpoint.model,
-        "fingerprint": server.endpoint.fingerprint,
-        "subject": identity(server),
+        **(read_json(root / "subject.json") or {}),
         "measured_at": time.time(),
-        "main": main,
+        "main": chosen.main,
         "models": models,
+        "repeats": repeats(models, chosen.main),
         "left_out": chosen.left_out,
     }
     rows = "".join(json.dumps(entry.as_json(), ensure_ascii=False) + "\n" for entry in entries)
     publish_bytes(root / "entries.jsonl", rows.encode())
     publish_json(root / "scores.json", scores)
+    summaries = models[chosen.main]["summaries"]
     return {
         "scores": "bfcl/scores.json",
         "entries": len(entries),
@@ -245,9 +158,16 @@ def publish_scores(root: Path, chosen: Plan, server: Server) -> dict[str, Any]:
         "legality": {
             k: sum(m["legality"][k] for m in models.values()) for k in ("complete", "legal", "illegal", "cut")
         },
-        "overall_v4": models[main]["summaries"]["Overall v4"]["value"],
-        "overall_v3": models[main]["summaries"]["Overall v3"]["value"],
+        "overall_v4": summaries["Overall v4"]["value"],
+        "overall_v3": summaries["Overall v3"]["value"],
     }
+
+
+def measure(recipe: Recipe, run: Run, groups: Sequence[str | None] = (None,)) -> dict[str, Any]:
+    """All of it here and now, where no chain is needed."""
+    for group in groups:
+        generate(recipe, run, group)
+    return score(recipe, run)
 
 
 def _stock_overall(root: Path, model: str) -> str | None:

@@ -43,6 +43,9 @@ def watched_handler() -> type:
             return result, {**metadata, "replies": self._now.replies}
 
         def generate_with_backoff(self, **kwargs: Any) -> Any:
+            _, _, seed = str(getattr(self, "registry_name", "")).rpartition("-seed")
+            if seed.isdigit():
+                kwargs["seed"] = int(seed)
             response, seconds = super().generate_with_backoff(**kwargs)
             self._now.replies.append(note(kwargs.get("tools", []), response, seconds))
             return response, seconds

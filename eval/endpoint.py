@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from octupus.config import ServeSection
+from octupus.config import Recipe, ServeSection
 from octupus.errors import ConfigError, JobError
 from octupus.runs import Endpoint, Run
 
 # A proxy of the cluster is not for our own server.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+ELSEWHERE = "elsewhere"
+"""In a stage's place: a server that no run of ours started."""
+
+
+def _opener(root_url: str) -> urllib.request.OpenerDirector:
+    """Loopback without a proxy; a foreign server as this machine reaches it."""
+    host = root_url.split("/")[2].rsplit(":", 1)[0]
+    return OPENER if host in ("127.0.0.1", "localhost", "[::1]") else urllib.request.build_opener()
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,8 @@ class Server:
     stage: str
     endpoint: Endpoint
     api_key: str
+    foreign: bool = False
+    """It serves a model that is not the run's (``serve.model``)."""
 
     @property
     def root_url(self) -> str:
@@ -37,14 +48,7 @@ class Server:
 
     @property
     def folder(self) -> Path | None:
-        """The weights that this run serves: of the last finished stage that has any."""
-        for name in (
-            ("surgery/model",) if self.stage == "baseline" else ("stage2/export", "stage1/export", "surgery/model")
-        ):
-            state = self.run.stage(name.split("/")[0]).state()
-            if (self.run.path / name).is_dir() and (state is None or state.status == "done"):
-                return self.run.path / name
-        return None
+        return None if self.stage == ELSEWHERE or self.foreign else weights_folder(self.run, self.stage)
 
     @property
     def log(self) -> Path:
@@ -57,19 +61,55 @@ class Server:
             JobError: no heartbeat, withdrawn, replaced by another instance, or nobody listens; names the log.
         """
         why = "its heartbeat stopped or it withdrew"
-        if any(e.instance == self.endpoint.instance for e in self.run.endpoints().values()):
+        if self.stage == ELSEWHERE or any(e.instance == self.endpoint.instance for e in self.run.endpoints().values()):
             for _ in range(3):  # a single refusal may be a full backlog
-                if answers(self.root_url) is not False:
+                if answers(self.root_url, self.stage == ELSEWHERE) is not False:
                     return
                 time.sleep(0.3)
             why = "nobody listens there any more"
         state = self.run.stage(self.stage).state()
         if state is not None and state.status == "failed":
             why = state.reason
+        log = "" if self.stage == ELSEWHERE else f"; see its log in {self.log}"
         raise JobError(
-            f"the server at {self.root_url} died while it was being measured ({why}); see its log in {self.log}; "
+            f"the server at {self.root_url} died while it was being measured ({why}){log}; "
             "what was answered is kept: the same command goes on from there once a server is up again"
         )
+
+
+def weights_folder(run: Run, stage: str = "serve") -> Path | None:
+    """The weights that a run serves: of the last finished stage that has any; None: a model that is not the run's."""
+    names = ("surgery/model",) if stage == "baseline" else ("stage2/export", "stage1/export", "surgery/model")
+    for name in names:
+        state = run.stage(name.split("/")[0]).state()
+        if (run.path / name).is_dir() and (state is None or state.status == "done"):
+            return run.path / name
+    return None
+
+
+def find(run: Run, recipe: Recipe) -> Server:
+    """What ``bfcl`` measures: the server of ``bfcl.url`` where the recipe names one, else the run's own.
+
+    Raises:
+        JobError: it does not answer.
+    """
+    url, key = recipe.bfcl.url, read_key(recipe.serve)
+    if url is None:
+        return wait_for(run, recipe.serve)
+    there = Endpoint(url=url, model=recipe.bfcl.url_model or "", instance="", heartbeat_at=time.time())
+    server = Server(run, ELSEWHERE, there, key)
+    if answers(server.root_url, elsewhere=True) is False:
+        raise JobError(f"nobody answers at {url} (bfcl.url, MODEL_URL); is it up, and can this machine reach it?")
+    if there.model:
+        return server
+    request = urllib.request.Request(f"{server.base_url}/models", headers={"Authorization": f"Bearer {key}"})
+    try:
+        with _opener(server.root_url).open(request, timeout=30) as response:
+            name = str(json.load(response)["data"][0]["id"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        why = f"{server.base_url}/models does not say what is served there ({error}); name it: MODEL=..."
+        raise JobError(why) from error
+    return replace(server, endpoint=there.model_copy(update={"model": name}))
 
 
 def wait_for(run: Run, section: ServeSection, stage: str = "serve") -> Server:
@@ -82,7 +122,7 @@ def wait_for(run: Run, section: ServeSection, stage: str = "serve") -> Server:
     log = run.stage(stage).log
     while True:
         for endpoint in run.endpoints().values():
-            server = Server(run, stage, endpoint, read_key(section))
+            server = Server(run, stage, endpoint, read_key(section), foreign=section.model is not None)
             if answers(server.root_url):
                 return server
         state = run.stage(stage).state()
@@ -96,10 +136,10 @@ def wait_for(run: Run, section: ServeSection, stage: str = "serve") -> Server:
         time.sleep(0.2)
 
 
-def answers(root_url: str) -> bool | None:
+def answers(root_url: str, elsewhere: bool = False) -> bool | None:
     """True: it answered; False: nobody listens; None: no answer in time (busy, perhaps)."""
     try:
-        with OPENER.open(f"{root_url}/health", timeout=5):
+        with (_opener(root_url) if elsewhere else OPENER).open(f"{root_url}/health", timeout=5):
             return True
     except urllib.error.HTTPError:
         return True
@@ -128,7 +168,8 @@ def identity(server: Server) -> str:
 
     Of each file the name, the size and sixteen spots: quick for any size, and every training step moves all weights.
     """
-    digest = hashlib.sha256(f"{server.endpoint.fingerprint} {server.endpoint.model}".encode())
+    where = server.root_url if server.stage == ELSEWHERE else ""
+    digest = hashlib.sha256(f"{server.endpoint.fingerprint} {server.endpoint.model}{where}".encode())
     folder = server.folder
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]) if folder is not None else ():
         size = path.stat().st_size

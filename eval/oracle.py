@@ -12,14 +12,16 @@ import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from eval.checker import satisfies
 from eval.sample import BfclData
-from octupus.config import ServeSection
-from octupus.errors import ConfigError
-from octupus.wire import CallGrammar, Conversation, Message, ToolCall, Wire
+from octupus.config import ConstraintSection, ServeSection
+from octupus.constrain import Plan, compile_schema
+from octupus.errors import ConfigError, ConstraintError
+from octupus.wire import CallGrammar, Conversation, Message, Tool, ToolCall, Wire
 
 Calls = list[tuple[str, dict[str, Any]]]
 DONE, CANNOT = "Done.", "None of the available functions can help with this."
@@ -109,7 +111,7 @@ def _wanted(
     category: str, tools: Sequence[Mapping[str, Any]], truth: Any, originals: Mapping[str, Any]
 ) -> tuple[list[Calls], str]:
     if category == "live_relevance":
-        return [[_any_call(tools[0]["function"])]], ""
+        return [[next(call for tool in tools if (call := _any_call(tool["function"])) is not None)]], ""
     if "irrelevance" in category:
         return [[]], CANNOT
     if category.startswith(("memory", "web_search")):
@@ -121,10 +123,12 @@ def _wanted(
     return [[_natural_call(call, functions, originals, language) for call in truth]], ""
 
 
-def _any_call(function: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _any_call(function: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """A call with the least that the function needs; None where that is against its own schema."""
     parameters = function["parameters"]
     needed = {name: parameters["properties"][name] for name in parameters.get("required", [])}
-    return function["name"], {k: s["enum"][0] if "enum" in s else DEFAULTS[s["type"]] for k, s in needed.items()}
+    arguments = {k: s["enum"][0] if "enum" in s else DEFAULTS[s["type"]] for k, s in needed.items()}
+    return (function["name"], arguments) if satisfies(arguments, parameters) else None
 
 
 def _read_call(text: str, functions: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -155,6 +159,8 @@ def _natural_call(
             values = [_cased(v, schema) for v in values]
         legal = [v for v in values if schema is None or satisfies(v, schema)]
         optional = "" in alternatives and (schema is None or key not in parameters.get("required", []))
+        if optional and alternatives[0] == "":
+            continue  # the first acceptable value is none
         if legal and not (optional and schema is None):
             arguments[key] = legal[0]
         elif values and not optional:
@@ -205,7 +211,26 @@ def spoil(calls: Calls, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[
     """The deliberately wrong model: one call too few, or a call where none fits."""
     if calls:
         return calls[:-1], "" if calls[:-1] else DONE
-    return ([_any_call(tools[0]["function"])], "") if tools and text == CANNOT else ([], "I do not know.")
+    call = next((c for tool in tools if (c := _any_call(tool["function"])) is not None), None)
+    return ([call], "") if call is not None and text == CANNOT else ([], "I do not know.")
+
+
+def _arranged(arguments: dict[str, Any], schema: str | None, options: ConstraintSection) -> dict[str, Any]:
+    """In the order in which the constraint lets a model write them, as trained models learn it from their data."""
+    plan = None if schema is None else _plan(schema, options)
+    return arguments if plan is None else dict(plan.arrange(arguments))
+
+
+@lru_cache(maxsize=4096)
+def _plan(schema: str, options: ConstraintSection) -> Plan | None:
+    try:
+        return compile_schema(json.loads(schema), options, arguments=True)
+    except ConstraintError:
+        return None
+
+
+def _stub(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
 
 
 class Oracle:
@@ -217,7 +242,7 @@ class Oracle:
             raise ConfigError(
                 "eval.oracle:Oracle needs serve.engine_args: {categories: [simple_python], mode: truth|wrong}"
             )
-        self.wire, self.wrong = wire, options["mode"] == "wrong"
+        self.wire, self.options, self.wrong = wire, section.constraint, options["mode"] == "wrong"
         self.truth = Truth(BfclData.ready(), options["categories"])
 
     async def generate(
@@ -239,10 +264,14 @@ class Oracle:
             calls, text = [], str(error)
         if self.wrong:
             calls, text = spoil(calls, text, tools)
-        made = tuple(ToolCall(name=name, arguments=arguments) for name, arguments in calls)
+        schemas = {tool.name: json.dumps(tool.parameters) for tool in asked.tools}
+        made = tuple(ToolCall(name=n, arguments=_arranged(a, schemas.get(n), self.options)) for n, a in calls)
         reply = Message(role="assistant", content=text, tool_calls=made)
         question = Message(role="user", content="?")
-        ((_, ids),) = self.wire.turns(self.wire.render(Conversation(messages=(question, reply), tools=asked.tools)))
+        # One entry calls a tool before it is on offer: whether that passes is for the constraint to say, not for us.
+        late = tuple(Tool(raw=_stub(name)) for name in dict.fromkeys(n for n, _ in calls) if name not in schemas)
+        asking = Conversation(messages=(question, reply), tools=(*asked.tools, *late))
+        ((_, ids),) = self.wire.turns(self.wire.render(asking))
         return ids
 
     async def abort(self, request_id: str) -> None:

@@ -14,6 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 from rich.markdown import Markdown
 
+from eval import figures
+from eval.figures import rows_of
 from eval.sample import BfclData
 from eval.scores import mismatch, read_failures, read_results
 from octupus.config import Recipe
@@ -21,7 +23,7 @@ from octupus.errors import JobError
 from octupus.runs import Run, publish_bytes, read_json
 
 HERE = Path(__file__).parent
-STAGES = ("surgery", "teacher", "data", "baseline", "stage1", "stage2", "serve", "bfcl")
+STAGES = ("surgery", "teacher", "data", "baseline", "stage1", "stage2", "serve", "bfcl", "score")
 SHOWN_FAILURES = 60
 
 
@@ -35,9 +37,22 @@ def run(recipe: Recipe, run: Run) -> dict[str, Any]:
     folder = run.stage("report").path
     page = _templates().get_template("report.html.j2").render(**facts, data=_embedded(facts))
     publish_bytes(folder / "index.html", page.encode())
-    publish_bytes(folder / "report.md", _templates().get_template("report.md.j2").render(**facts).encode())
+    publish_bytes(folder / "report.md", _markdown(facts).encode())
     print(f"report: {folder / 'index.html'}", flush=True)
     return {"html": "report/index.html", "markdown": "report/report.md"}
+
+
+def markdown(recipe: Recipe, run: Run) -> str:
+    """The report as Markdown.
+
+    Raises:
+        JobError: as :func:`run`.
+    """
+    return _markdown(collect(recipe, run))
+
+
+def _markdown(facts: Mapping[str, Any]) -> str:
+    return _templates().get_template("report.md.j2").render(**facts)
 
 
 def _templates() -> Environment:
@@ -48,13 +63,13 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"percent": percent, "duration": duration, "span": span}
+    made.filters |= {"percent": percent, "duration": duration, "span": span, "short": short}
     return made
 
 
 def _embedded(facts: Mapping[str, Any]) -> str:
     """JSON that cannot close the script element it stands in."""
-    kept = {k: facts[k] for k in ("categories", "anchors", "ours", "heldout_kinds", "curves", "failures")}
+    kept = {k: facts[k] for k in ("categories", "anchors", "ours", "heldout_kinds", "curves", "steps", "failures")}
     return json.dumps(kept, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", " ").replace("\u2029", " ")
 
 
@@ -64,6 +79,11 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 def span(interval: Sequence[float] | None) -> str:
     return "" if interval is None else f"{100 * interval[0]:.0f}–{100 * interval[1]:.0f}"
+
+
+def short(count: int) -> str:
+    """12,345 as 12k."""
+    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k" if count >= 10_000 else f"{count:,}"
 
 
 def duration(seconds: float) -> str:
@@ -88,6 +108,7 @@ def collect(recipe: Recipe, run: Run) -> dict[str, Any]:
         "name": run.name,
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "scratch": recipe.model.scratch is not None,
+        "start": start_words(recipe),
         "base": recipe.model.base,
         "scores": scores,
         "main": main,
@@ -104,6 +125,12 @@ def collect(recipe: Recipe, run: Run) -> dict[str, Any]:
         "boards": anchors["boards"],
         "ours": main["summaries"],
         "failures": list(_failures(run, scores)),
+        "throughput": list(figures.throughput(recipe, run)),
+        "kinds": figures.kinds(main["categories"]),
+        "others": figures.beside(recipe, run),
+        "steps": figures.steps(run),
+        "constraint": scores is None or (scores.get("constraint") or {"enforce": True})["enforce"],
+        "repeats": (scores or {}).get("repeats") or {},
     }
     return {**facts, "verdict": verdict(facts)}
 
@@ -116,18 +143,21 @@ def verdict(facts: Mapping[str, Any]) -> list[str]:
         figure = f"{percent(v3['value'])}% (95% interval {span(v3['interval'])})"
         if facts["scratch"]:
             lines.append(
-                "A tiny model scores near nothing on BFCL, and so does this one. It was trained from random weights "
-                f"within minutes to show that every stage runs; over the entries that were asked it gets {figure}."
+                "A tiny model scores near nothing on BFCL, and so does this one. It was trained within minutes from "
+                f"{facts['start']} to show that every stage runs; over the entries that were asked it gets {figure}."
             )
         elif v3["missing"]:
-            lines.append(
-                f"BFCL v3-style over what was run: {figure}; not comparable with a board until all of it is run."
-            )
+            told = f"BFCL v3-style over what was run: {figure}; not comparable with a board until all of it is run."
+            lines.append(" ".join([*_beaten(facts, []), told]))
         else:
-            lines += [
-                _against(anchor, v3) for anchor in facts["anchors"] if anchor.get("baseline") or anchor.get("ours")
-            ]
-            lines[0] = f"BFCL v3-style overall {figure}. {lines[0]}"
+            known = [anchor for anchor in facts["anchors"] if anchor.get("baseline") or anchor.get("ours")]
+            beats = [a for a in known if a.get("baseline") and v3["interval"][0] <= a["Overall v3"] / 100]
+            first, *rest = [_against(anchor, v3) for anchor in known]
+            lines.append(" ".join([*_beaten(facts, beats), f"BFCL v3-style overall {figure}.", first]))
+            lines += rest
+    lines += figures.against(facts["others"])
+    if not facts["constraint"]:
+        lines.append("It was measured WITHOUT the constraint: nothing kept its calls legal.")
     quiet = [c["name"] for c in facts["categories"] if "irrelevance" in c["name"] and c["accuracy"] > 0.2]
     if quiet and facts["scratch"]:
         lines.append(
@@ -147,6 +177,22 @@ def verdict(facts: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _beaten(facts: Mapping[str, Any], unbeaten: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The first thing to say of a run that does not beat its baseline: a measured one where there is one."""
+    measured = facts["others"][:1]
+    names = [o["name"] for o in measured if o["interval"][0] <= 0] if measured else [a["name"] for a in unbeaten]
+    return [f"This run does not beat its baseline, {' and '.join(names)}."] if names else []
+
+
+def start_words(recipe: Recipe) -> str:
+    """What a model of ours started from."""
+    if recipe.model.scratch is None:
+        return str(recipe.model.base)
+    if recipe.model.scratch.mimetic:
+        return "random weights whose attention starts near the identity (mimetic initialisation, octupus/mimetic.py)"
+    return "random weights"
+
+
 def _against(anchor: Mapping[str, Any], v3: Mapping[str, Any]) -> str:
     theirs, (low, high) = anchor["Overall v3"] / 100, v3["interval"]
     word = "above" if low > theirs else "below" if high < theirs else "not distinguishable from"
@@ -161,7 +207,7 @@ def _heldout_kinds(heldout: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def loss_curve(path: Path, points: int = 300) -> list[list[float]]:
     """``[step, loss]`` from a metrics file, averaged down to ``points``."""
-    pairs = [(row["step"], row["loss"]) for row in _rows(path) if row.get("loss") is not None]
+    pairs = [(row["step"], row["loss"]) for row in rows_of(path) if row.get("loss") is not None]
     size = max(1, -(-len(pairs) // points))
     groups = [pairs[i : i + size] for i in range(0, len(pairs), size)]
     return [[group[-1][0], sum(loss for _, loss in group) / len(group)] for group in groups]
@@ -177,7 +223,7 @@ def _stage_times(run: Run) -> Iterator[dict[str, Any]]:
 
 def _failures(run: Run, scores: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
     """A few dozen wrong answers, evenly from every category and kind of error."""
-    rows = _rows(run.path / "heldout" / "calls-after.jsonl")
+    rows = rows_of(run.path / "heldout" / "calls-after.jsonl")
     yield from _spread([_heldout_failure(row) for row in rows if not row.get("exact")], SHOWN_FAILURES // 3)
     if scores is not None:
         yield from _spread(list(_bfcl_failures(run.path / "bfcl", scores["main"])), SHOWN_FAILURES * 2 // 3)
@@ -198,7 +244,7 @@ def _heldout_failure(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bfcl_failures(root: Path, model: str) -> Iterator[dict[str, Any]]:
-    wrong = [row for row in _rows(root / "entries.jsonl") if row["model"] == model and not row["correct"]]
+    wrong = [row for row in rows_of(root / "entries.jsonl") if row["model"] == model and not row["correct"]]
     categories = sorted({entry["category"] for entry in wrong})
     asked = {q.id: q.turns for q in BfclData.ready().questions(categories)} if wrong else {}
     failures = {category: read_failures(root, model, category) for category in categories}
@@ -222,10 +268,6 @@ def _spread(rows: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
         groups[row["where"], row["kind"]].append(row)
     rounds = [group[i] for i in range(most) for group in groups.values() if i < len(group)]
     return sorted(rounds[:most], key=lambda row: row["where"])
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def _spoken(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -252,5 +294,5 @@ def terminal(run: Run, console: Console | None = None) -> None:
     frozen = read_json(run.path / "recipe.json")
     if frozen is None:
         raise JobError(f"{run.path} holds no recipe.json: it is no run")
-    text = _templates().get_template("report.md.j2").render(**collect(Recipe.model_validate(frozen["recipe"]), run))
+    text = markdown(Recipe.model_validate(frozen["recipe"]), run)
     (console or Console()).print(Markdown(text.partition("<!-- more -->")[0]))

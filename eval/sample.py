@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.weights import expand
+from eval.weights import GROUPS, expand
 from octupus.config import BfclSection, ServeSection
 from octupus.errors import ConfigError, JobError
 from octupus.tokenizer import load_wire
@@ -99,20 +99,23 @@ class Plan:
 
     ids: dict[str, dict[str, list[str]]]
     left_out: dict[str, str]
+    main: str = ""
+    """The model name whose figures count; the others are small samples, or repeats with a seed."""
 
     @property
     def total(self) -> int:
         return sum(len(ids) for by_category in self.ids.values() for ids in by_category.values())
 
 
-def plan(bfcl: BfclSection, serve: ServeSection, data: BfclData, count: CountTokens) -> Plan:
-    """The last of ``bfcl.models`` is asked everything, the others ``bfcl.side_entries`` a single-turn category.
+def plan(bfcl: BfclSection, serve: ServeSection, data: BfclData, count: CountTokens, group: str | None = None) -> Plan:
+    """The last of ``bfcl.models`` is asked everything (``bfcl.repeats`` times), the others ``bfcl.side_entries`` a
+    single-turn category. With ``group`` its categories only.
 
     Raises:
         ConfigError: an unknown category, or a sample of one whose entries build on each other.
     """
-    wanted = expand(bfcl.categories)
-    left_out = {name: reason for name in wanted if (reason := _cannot_run(name)) is not None}
+    wanted = {name: n for name, n in expand(bfcl.categories).items() if group is None or name in GROUPS[group]}
+    left_out = {name: reason for name in wanted if (reason := cannot_run(name, bfcl)) is not None}
     known: dict[str, list[Question]] = {name: [] for name in wanted if name not in left_out}
     for question in data.questions(list(known)):
         known[question.category].append(question)
@@ -134,13 +137,17 @@ def plan(bfcl: BfclSection, serve: ServeSection, data: BfclData, count: CountTok
             ids[category] = sorted(chosen, key=every.index)
     *side, main = bfcl.models
     few = {c: some[: bfcl.side_entries] for c, some in ids.items() if not c.startswith(("multi_turn", "memory", "web"))}
-    return Plan({**dict.fromkeys(side, few), main: ids}, left_out)
+    again = [f"{main}-seed{number}" for number in range(1, bfcl.repeats)]
+    return Plan({**dict.fromkeys(side, few), main: ids, **dict.fromkeys(again, ids)}, left_out, main)
 
 
-def _cannot_run(category: str) -> str | None:
+def cannot_run(category: str, bfcl: BfclSection) -> str | None:
+    """Why a category cannot be run here, or None."""
     if category.startswith("web_search") and not os.environ.get("SERPAPI_API_KEY"):
         return "needs a SerpAPI key in SERPAPI_API_KEY and the internet"
-    return "needs the embedding model all-MiniLM-L6-v2 on disk" if category == "memory_vector" else None
+    if category == "memory_vector" and bfcl.embedding_model is None:
+        return "needs the embedding model all-MiniLM-L6-v2 on disk: bfcl.embedding_model"
+    return None
 
 
 def worst_case(question: Question, serve: ServeSection, count: CountTokens) -> int:

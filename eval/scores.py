@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,11 @@ class Entry:
         return {name: getattr(self, name) for name in PLAIN}
 
 
-def result_files(root: Path, model: str) -> Iterator[Path]:
-    """The harness's result files of one model (it writes ``/`` in a name as ``_``)."""
-    yield from sorted((root / "result" / model.replace("/", "_")).rglob("BFCL_v4_*_result.json"))
+def result_files(root: Path, model: str, categories: Collection[str] | None = None) -> Iterator[Path]:
+    """The harness's result files of one model (it writes ``/`` in a name as ``_``), of some categories or of all."""
+    names = None if categories is None else {f"BFCL_v4_{c}{p}_result.json" for c in categories for p in ("", "_prereq")}
+    found = sorted((root / "result" / model.replace("/", "_")).rglob("BFCL_v4_*_result.json"))
+    yield from (path for path in found if names is None or path.name in names)
 
 
 def parse_row(line: bytes) -> dict[str, Any] | None:
@@ -57,9 +59,9 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
     return row
 
 
-def read_results(root: Path, model: str) -> dict[str, dict[str, Any]]:
+def read_results(root: Path, model: str, categories: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
     """Whole result rows by id."""
-    lines = (line for path in result_files(root, model) for line in path.read_bytes().splitlines())
+    lines = (line for path in result_files(root, model, categories) for line in path.read_bytes().splitlines())
     return {row["id"]: row for line in lines if (row := parse_row(line)) is not None}
 
 
@@ -152,6 +154,17 @@ def mismatch(wanted: Counter[str], got: Counter[str]) -> str:
     if got.total() == wanted.total():
         return "wrong argument" if got == wanted else "wrong function"
     return "missing call" if got.total() < wanted.total() else "extra call"
+
+
+def repeats(models: Mapping[str, Mapping[str, Any]], main: str) -> dict[str, Any]:
+    """Mean and standard deviation of each summary over the main model and its repeats with other seeds."""
+    mine = [m["summaries"] for name, m in models.items() if name == main or name.startswith(f"{main}-seed")]
+    values = {mean: [s[mean]["value"] for s in mine if s[mean]["value"] is not None] for mean in MEANS}
+    return {
+        mean: {"runs": len(some), "mean": statistics.fmean(some), "sd": statistics.stdev(some)}
+        for mean, some in values.items()
+        if len(some) > 1
+    }
 
 
 def _counts(entries: Sequence[Entry]) -> dict[str, Any]:

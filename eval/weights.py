@@ -17,6 +17,7 @@ SIZES: dict[str, int] = _VALUES["sizes"]
 MEANS: dict[str, dict[str, float]] = _VALUES["means"]
 """Parts and weights of each summary; a part is a category or another mean."""
 GROUPS: dict[str, list[str]] = _VALUES["groups"]
+TASK_GROUPS = tuple(GROUPS)
 GROUPS |= {
     "single_turn": GROUPS["non_live"] + GROUPS["live"],
     "agentic": GROUPS["memory"] + GROUPS["web_search"],
@@ -36,6 +37,12 @@ def expand(categories: Mapping[str, int | None]) -> dict[str, int | None]:
     wanted = {member: count for name, count in categories.items() for member in GROUPS.get(name, ())}
     wanted |= {name: count for name, count in categories.items() if name in SIZES}
     return {name: wanted[name] for name in SIZES if name in wanted}
+
+
+def tasks(categories: Mapping[str, int | None]) -> list[str]:
+    """The groups that hold a wanted category: one task each, so that no two write one file."""
+    wanted = expand(categories)
+    return [group for group in TASK_GROUPS if wanted.keys() & set(GROUPS[group])]
 
 
 def wilson(correct: float, n: int, z: float = 1.96) -> tuple[float, float]:

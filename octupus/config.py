@@ -203,11 +203,15 @@ class ConstraintSection(Section):
     backend: Literal["auto", "lm-format-enforcer", "llguidance"] = "auto"
     whitespace: Literal["canonical", "any"] = "canonical"
     on_unenforced: Literal["refuse", "validate"] = "refuse"
+    enforce: bool = True
+    """False: no masks and no validation, to measure what the constraint changes. Calls may then be illegal."""
 
 
 class ServeSection(Section):
     engine: str = "vllm"
     """``vllm``, ``scripted`` or ``module:Class``."""
+    model: str | None = None
+    """Serve this folder or hub id in place of the run's own newest model."""
     host: str = "0.0.0.0"
     port: int = Field(default=8000, ge=0, le=65535)
     max_model_len: int = Field(default=8192, gt=0)
@@ -243,6 +247,16 @@ class BfclSection(Section):
     heldout: int | None = None
     """How many held-out conversations exact-call accuracy is measured on; None for all."""
     seed: int = 0
+    repeats: int = Field(default=1, gt=0)
+    """How often everything is asked; each time but the first with a sampling seed of its own."""
+    beside: tuple[str, ...] = ()
+    """Measured runs that the report holds this one against, entry by entry; the first one is the baseline."""
+    embedding_model: str | None = None
+    """A local folder with all-MiniLM-L6-v2, which memory_vector needs."""
+    url: str | None = None
+    """Measure this OpenAI-compatible server in place of the run's own."""
+    url_model: str | None = None
+    """The name under which ``url`` serves the model; None: the first one that it lists."""
 
 
 class Recipe(Section):

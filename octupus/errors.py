@@ -53,5 +53,9 @@ class ConstraintError(OctupusError):
         super().__init__(f"{reason}{at}{f' (keyword {keyword!r})' if keyword else ''}")
 
 
+class Unsatisfiable(ConstraintError):
+    """A schema that no value satisfies: nothing is wrong with it, but its function can never be called."""
+
+
 class JobError(OctupusError):
     """A stage that failed, or an endpoint that never came up; names the log."""

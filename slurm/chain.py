@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Literal
 
+from eval import weights
 from octupus.config import Recipe
 from octupus.errors import ConfigError
 from octupus.runs import Run
@@ -31,6 +32,12 @@ class Step:
     """Asked for by itself, it uses the newest checkpoint there is and starts no stage before it."""
     shows: tuple[str, ...] = ()
     """Folders whose progress is this stage's, where it is not its own."""
+    array: Callable[[Recipe], Sequence[str]] | None = None
+    """Its tasks, each a job of its own; one that fails stops no other, and a later step says what all came to."""
+    after_any: bool = False
+    """Starts when what it waits for has ended, well or not; it finds out itself what there is."""
+    keeps: bool = False
+    """Knows by itself which of its results other inputs have made stale: they are not put aside."""
     leaves: tuple[str, ...] = ()
     """Files of its own outside its folder; they go when its results are put aside."""
     wanted: Callable[[Recipe], bool] = field(default=lambda recipe: True)
@@ -42,7 +49,14 @@ def teacher_is_read(recipe: Recipe) -> bool:
     return any(source.name == "teacher_answers" for source in sources)
 
 
-SERVED = ("serve.engine", "serve.max_model_len", "serve.default_max_tokens", "serve.constraint", "serve.engine_args")
+SERVED = (
+    "serve.engine",
+    "serve.model",
+    "serve.max_model_len",
+    "serve.default_max_tokens",
+    "serve.constraint",
+    "serve.engine_args",
+)
 
 CHAIN: tuple[Step, ...] = (
     Step("surgery", decided_by=("model", "wire")),
@@ -64,11 +78,14 @@ CHAIN: tuple[Step, ...] = (
         after=("stage2",),
         decided_by=(*SERVED, "bfcl"),
         beside=("serve",),
-        shows=("bfcl", "heldout"),
+        shows=("heldout",),
+        array=lambda recipe: [*(["heldout"] if recipe.data.heldout else []), *weights.tasks(recipe.bfcl.categories)],
         leaves=("heldout/after.json",),
         takes_what_is_there=True,
+        keeps=True,
     ),
-    Step("report", after=("baseline", "bfcl"), takes_what_is_there=True),
+    Step("score", after=("bfcl",), after_any=True, takes_what_is_there=True),
+    Step("report", after=("baseline", "score"), takes_what_is_there=True),
 )
 
 
@@ -147,7 +164,14 @@ def plan(
     anew = (
         {step.name for step in mine} if fresh and goals is None else downstream(goals or (), mine) if fresh else set()
     )
-    planned = [_decide(step, run, hashes[step.name], step.name in anew) for step in chosen]
+    planned = list[Planned]()
+    for step in chosen:
+        p = _decide(step, run, hashes[step.name], step.name in anew)
+        ran = [b for b in planned if b.action == "run" and (b.step.array or b.step.after_any)]
+        stale = [before.name for before in ran if before.name in step.after]
+        if p.action == "reuse" and stale:
+            p = replace(p, action="run", why=f"{stale[0]} is run before it")
+        planned.append(p)
     asked = goals is None or "teacher" in goals
     for p in planned:
         if p.name == "teacher" and p.action == "run" and not asked:
@@ -168,7 +192,7 @@ def _decide(step: Step, run: Run, inputs: str, anew: bool) -> Planned:
     if state is None:
         return Planned(step, inputs, "run")
     if state.inputs != inputs:
-        return Planned(step, inputs, "run", "its inputs have changed", discard=True)
+        return Planned(step, inputs, "run", "its inputs have changed", discard=not step.keeps)
     if state.status != "done":
         return Planned(step, inputs, "run", "goes on from where it stopped")
     return Planned(step, inputs, "reuse", "done before with the same inputs")

@@ -16,11 +16,12 @@ from slurm import reap
 
 def mark_over(run: Run, name: str, status: Literal["done", "failed"], reason: str = "stopped") -> None:
     """A job that was ended from outside had no chance to say so in its state itself."""
-    stage = run.stage(name)
-    state = stage.state()
-    if state is not None and state.status in ("submitted", "running"):
-        told = {"status": status, "reason": reason, "ended_at": time.time()}
-        stage.set_state(state.model_copy(update=told))
+    tasks = sorted((run.path / name / "tasks").glob("*"))
+    for stage in (run.stage(place) for place in (name, *(f"{name}/tasks/{task.name}" for task in tasks))):
+        state = stage.state()
+        if state is not None and state.status in ("submitted", "running"):
+            told = {"status": status, "reason": reason, "ended_at": time.time()}
+            stage.set_state(state.model_copy(update=told))
 
 
 class Claim:

@@ -100,6 +100,7 @@ def slurm_parameters(
     job itself, whatever the cluster's own settings are.
     """
     wants, (nodes, ranks) = cluster.resources(stage), chain.ranks_of(recipe, stage)
+    array = next((step.array for step in chain.CHAIN if step.name == stage), None)
     gpus = 0 if cluster.device == "cpu" else wants.gpus if wants.gpus is not None else chain.gpus_of(recipe, stage)
     exports = [f"export {key}={shlex.quote(value)}" for key, value in {**environment, **cluster.env}.items()]
     asked = {
@@ -118,6 +119,7 @@ def slurm_parameters(
         "gpus_per_node": gpus if gpus and wants.gres is None else None,
         "dependency": dependency,
         "signal_delay_s": wants.signal_delay_s,
+        "map_count": None if array is None else len(array(recipe)),
         "stderr_to_stdout": True,
         "setup": [*cluster.setup, *exports],
         "srun_args": ["--kill-on-bad-exit=1", *cluster.srun_args],
@@ -136,5 +138,6 @@ def sbatch_text(cluster: Cluster, parameters: dict[str, Any], folder: Path) -> s
             return 1
 
     executor = Text(folder, python=python(cluster))
-    executor.update_parameters(**parameters)
+    executor.update_parameters(**{key: value for key, value in parameters.items() if key != "map_count"})
+    executor.parameters |= {key: value for key, value in parameters.items() if key == "map_count"}
     return str(executor._make_submission_file_text(executor._submitit_command_str, "u"))

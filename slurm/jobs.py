@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from pydantic import Field, ValidationError
 from octupus.config import Recipe, Section, explain
 from octupus.errors import JobError, OctupusError
 from octupus.runs import Run, StageState, read_json
+from slurm.beside import served
 
 MODELS = ("stage2/export", "stage1/export", "surgery/model")
 BEFORE = "before"
@@ -56,6 +56,24 @@ def frozen(run: Run) -> Frozen:
             f"{explain(error, Frozen, str(run.path / 'recipe.json'))}; it was made by another version of the code: "
             "use that version, or name a recipe (RECIPE=...) to go on with this one"
         ) from error
+
+
+def place(stage: str, task: str = "") -> str:
+    """Where a job's state is kept, below the run folder."""
+    return f"{stage}/tasks/{task}" if task else stage
+
+
+def model_to_serve(recipe: Recipe, run: Run) -> Path:
+    """``serve.model`` where the recipe names one, else the model of the last finished stage that has one.
+
+    Raises:
+        ConfigError: ``serve.model`` cannot be had. JobError: no stage is finished.
+    """
+    if recipe.serve.model is not None:
+        from octupus.serve.__main__ import resolve
+
+        return resolve(recipe.serve.model)
+    return newest_model(run)
 
 
 def newest_model(run: Run) -> Path:
@@ -96,6 +114,13 @@ class StageJob:
     attempt: int = 1
     needs: tuple[str, ...] = ()
     """Stages whose done-markers must stand when it starts."""
+    task: str = ""
+    """Which task of an array this is."""
+
+    @property
+    def place(self) -> str:
+        """Where its state is kept, below the run folder."""
+        return place(self.stage, self.task)
 
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
         """The stage itself; returns its outputs (every rank calls it, the first one's count)."""
@@ -113,14 +138,14 @@ class StageJob:
                 self._check_needs(run)
                 record.update(self.work(frozen(run).recipe, run) or {})
         except OctupusError as error:
-            print(f"{self.stage} failed: {error}", file=sys.stderr, flush=True)
+            print(f"{self.place} failed: {error}", file=sys.stderr, flush=True)
             raise SystemExit(error.exit_code) from None
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
         """For submitit, before it has Slurm requeue the job: the same job again, which finds its own way on."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(type(self)(self.run, self.stage, self.inputs, self.attempt + 1, self.needs))
+        return DelayedSubmission(type(self)(self.run, self.stage, self.inputs, self.attempt + 1, self.needs, self.task))
 
     def _check_needs(self, run: Run) -> None:
         for name in self.needs:
@@ -136,7 +161,7 @@ class StageJob:
         if int(os.environ.get("RANK", "0")) != 0:
             yield outputs
             return
-        stage = run.stage(self.stage)
+        stage = run.stage(self.place)
         state = StageState(
             status="running",
             attempt=self.attempt,
@@ -203,10 +228,10 @@ class ServeJob(StageJob):
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
         from octupus.serve import app
 
-        model = newest_model(run)
+        model = model_to_serve(recipe, run)
         print(f"serving {model}", flush=True)
         app.run(recipe, run, model)
-        return {"model": str(model.relative_to(run.path))}
+        return {"model": str(model.relative_to(run.path)) if model.is_relative_to(run.path) else str(model)}
 
 
 class BaselineJob(StageJob):
@@ -221,42 +246,50 @@ class BaselineJob(StageJob):
                 f"run {run.name} has an endpoint already ({next(iter(others.values())).url}), which is not that of the "
                 f"untrained model: stop it with make cancel RUN={run.name} STAGE=serve"
             )
-        with self._served(recipe, run):
-            return heldout.run(recipe, run, "before")
-
-    @contextmanager
-    def _served(self, recipe: Recipe, run: Run) -> Iterator[None]:
-        log = run.stage(self.stage).log / "server.out"
-        log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-P", "-m", "slurm.jobs", str(run.path), str(run.path / "surgery/model"), BEFORE]
-        with log.open("ab") as stream:
-            server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
-        try:
-            deadline = time.monotonic() + recipe.serve.ready_timeout_s
-            while BEFORE not in run.endpoints():
-                if server.poll() is not None:
-                    raise JobError(f"the server of the untrained model ended with code {server.returncode}; see {log}")
-                if time.monotonic() > deadline:
-                    raise JobError(f"no endpoint came up within {recipe.serve.ready_timeout_s:g} s; see {log}")
-                time.sleep(0.2)
-            yield
-        finally:
-            server.terminate()
-            try:
-                server.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                server.kill()
-            run.withdraw_endpoint(BEFORE)
+        log = run.stage(self.stage).log / "server.out"
+        with served(command, run, BEFORE, log, recipe.serve.ready_timeout_s):
+            return heldout.run(recipe, run, "before")
 
 
 class BfclJob(StageJob):
-    """Everything that is asked of the trained model's endpoint."""
+    """One task of what is asked of the endpoint: the held-out conversations, or a group of BFCL's categories."""
 
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
         from eval import bfcl, heldout
 
-        after = heldout.run(recipe, run, "after") if recipe.data.heldout else {}
-        return {"heldout": after, **bfcl.run(recipe, run)}
+        if self.task == "heldout":
+            return heldout.run(recipe, run, "after")
+        return bfcl.generate(recipe, run, self.task or None)
+
+
+class ScoreJob(StageJob):
+    """What the tasks of ``bfcl`` came to. Tasks only ask; whether all was answered shows here, and marks ``bfcl``."""
+
+    def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
+        from eval import bfcl
+
+        stage = run.stage("bfcl")
+        state = stage.state()
+        try:
+            self._check_tasks(recipe, run)
+            outputs = bfcl.score(recipe, run)
+        except OctupusError as error:
+            if state is not None:
+                over = {"status": "failed", "reason": str(error), "ended_at": time.time()}
+                stage.set_state(state.model_copy(update=over))
+            raise
+        if state is not None:
+            errors = f"{outputs['errors']} entries ended in an error; the same command asks them again"
+            told = {"status": "failed", "reason": errors} if outputs["errors"] else {"status": "done", "reason": ""}
+            stage.set_state(state.model_copy(update={**told, "outputs": outputs, "ended_at": time.time()}))
+        return outputs
+
+    def _check_tasks(self, recipe: Recipe, run: Run) -> None:
+        """Held-out turns are judged as they are asked: where they failed, that is why."""
+        state = run.stage(place("bfcl", "heldout")).state()
+        if recipe.data.heldout and (state is None or state.status != "done"):
+            raise JobError(f"held-out turns: {state.reason if state else 'never asked'}")
 
 
 class ReportJob(StageJob):
@@ -275,6 +308,7 @@ JOBS: dict[str, type[StageJob]] = {
     "stage2": TrainJob,
     "serve": ServeJob,
     "bfcl": BfclJob,
+    "score": ScoreJob,
     "report": ReportJob,
 }
 

@@ -23,10 +23,12 @@ from octupus.runs import StageState, append_jsonl, read_json
 from slurm import chain, ranks, reap
 from slurm.chain import Planned
 from slurm.claim import Claim, mark_over
-from slurm.jobs import StageJob
+from slurm.jobs import StageJob, place
 from slurm.view import View, shown
 
 POLL_S = 0.2
+TASKS_AT_ONCE = 2
+"""Tasks of an array that run here at the same time."""
 LOG_LINES = 12
 
 
@@ -80,11 +82,16 @@ class Launched:
     job: LocalJob[Any]
     folder: Path
     attempt: int
+    task: str = ""
     began: float = field(default_factory=time.time)
 
     @property
     def name(self) -> str:
         return self.planned.name
+
+    @property
+    def place(self) -> str:
+        return place(self.name, self.task)
 
     @property
     def over(self) -> bool:
@@ -175,17 +182,47 @@ class LocalChain:
             needed = service.name in planned.step.beside and service.name not in up
             if needed and not self.run.endpoints():
                 self.services.append(self._launch(service))
+        if planned.step.array is not None:
+            self._do_array(planned, planned.step.array(self.recipe))
+            return
         launched = self._launch(planned)
         while not launched.over:
-            dead = [s for s in self.services if s.over]
-            if dead:
-                raise self._failure(dead[0])
-            self._pause()
+            self._wait()
         state = self.run.stage(planned.name).state()
         codes, _ = self._exits(launched)
         if any(codes) or state is None or state.status != "done" or state.attempt != launched.attempt:
             raise self._failure(self._root_cause(launched))
         self.view.show()
+
+    def _wait(self) -> None:
+        """A moment, unless a service has died meanwhile."""
+        dead = [s for s in self.services if s.over]
+        if dead:
+            raise self._failure(dead[0])
+        self._pause()
+
+    def _do_array(self, planned: Planned, tasks: Sequence[str]) -> None:
+        """Run every task, a few at a time. What failed is said; the step behind this one finds out what there is."""
+        attempt = self._prepare(planned)
+        state = StageState(status="running", attempt=attempt, inputs=planned.inputs, code=self.code)
+        self.run.stage(planned.name).set_state(state.model_copy(update={"started_at": time.time()}))
+        waiting, running = list(enumerate(tasks)), list[Launched]()
+        while waiting or running:
+            while waiting and len(running) < TASKS_AT_ONCE:
+                number, task = waiting.pop(0)
+                running.append(self._launch(planned, attempt=attempt, task=task, number=number))
+            self._wait()
+            for launched in [one for one in running if one.over]:
+                running.remove(launched)
+                if any(code != 0 for code in self._exits(launched)[0]):
+                    self.view.say(str(self._failure(self._root_cause(launched))).splitlines()[0])
+
+    def _prepare(self, planned: Planned) -> int:
+        """Put aside what other inputs made, and number this attempt."""
+        old = self.run.stage(planned.name).state()
+        if planned.discard:
+            chain.put_aside(self.run, planned.step)
+        return 1 if old is None else old.attempt + 1
 
     def _root_cause(self, launched: Launched) -> Launched:
         """A client notices its dead server before we do: give the server a moment to be seen dead."""
@@ -197,32 +234,36 @@ class LocalChain:
             time.sleep(POLL_S)
         return launched
 
-    def _launch(self, planned: Planned, detached: bool = False) -> Launched:
-        stage = self.run.stage(planned.name)
-        old = stage.state()
-        attempt = 1 if old is None else old.attempt + 1
-        if planned.discard:
-            chain.put_aside(self.run, planned.step)
+    def _launch(
+        self, planned: Planned, detached: bool = False, attempt: int = 0, task: str = "", number: int = 0
+    ) -> Launched:
+        stage, attempt = self.run.stage(planned.name), attempt or self._prepare(planned)
         if planned.step.service:
             self.run.withdraw_endpoint("0")
-        folder = stage.log / str(attempt)
+        folder = stage.log / str(attempt) / task
         folder.mkdir(parents=True, exist_ok=True)
-        stage.set_state(StageState(status="submitted", attempt=attempt, inputs=planned.inputs, code=self.code))
-        marks = reap.mark(self.run.path, planned.name, attempt)
+        asked = StageState(status="submitted", attempt=attempt, inputs=planned.inputs, code=self.code)
+        self.run.stage(place(planned.name, task)).set_state(asked)
+        marks = reap.mark(self.run.path, f"{planned.name}/{task}" if task else planned.name, attempt)
         meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         environment = {**self.environment, **meet, **marks}
         executor = Executor(folder, self.python, environment, detached, self.claim.locks[planned.name])
         _, count = chain.ranks_of(self.recipe, planned.name)
         executor.update_parameters(tasks_per_node=count, stderr_to_stdout=True)
-        needs = () if planned.step.takes_what_is_there else planned.step.after
+        needs = () if planned.step.takes_what_is_there or planned.step.after_any else planned.step.after
         self.view.begun.add(planned.name)
-        made = self.jobs[planned.name](str(self.run.path), planned.name, planned.inputs, attempt, needs)
-        launched = Launched(planned, cast(LocalJob[Any], executor.submit(made)), folder, attempt)
+        made = self.jobs[planned.name](str(self.run.path), planned.name, planned.inputs, attempt, needs, task)
+        launched = Launched(planned, cast(LocalJob[Any], executor.submit(made)), folder, attempt, task)
         for rank in range(count):
-            link = stage.log / f"rank{rank}.out"
+            link = stage.log / f"rank{number + rank}.out"
             link.unlink(missing_ok=True)
             link.symlink_to(launched.log(rank).relative_to(stage.log))
-        row = {"stage": planned.name, "job_id": launched.job.job_id, "attempt": attempt, "executor": "local"}
+        row: dict[str, Any] = {
+            "stage": place(planned.name, task),
+            "job_id": launched.job.job_id,
+            "attempt": attempt,
+            "executor": "local",
+        }
         row |= {"logs": [str(launched.log(rank).relative_to(self.run.path)) for rank in range(count)]}
         append_jsonl(self.run.path / "jobs.jsonl", {**row, "after": planned.step.after, "at": time.time()})
         self.view.show()
@@ -235,7 +276,7 @@ class LocalChain:
 
     def _failure(self, launched: Launched) -> JobError:
         """Which stage, why, where its log is, what was not started, what to run next; kept in the stage's state too."""
-        stage = self.run.stage(launched.name)
+        stage = self.run.stage(launched.place)
         state, (codes, stopped) = stage.state(), self._exits(launched)
         killed = [rank for rank, code in enumerate(codes) if code is not None and code < 0]
         failed = [rank for rank, code in enumerate(codes) if code]
@@ -252,17 +293,20 @@ class LocalChain:
             why = f"its supervisor died; see {launched.folder / 'supervisor.out'}"
         else:
             why = f"rank {rank} ended with code {codes[rank]}"
+        if launched.planned.step.service:
+            self.run.withdraw_endpoint("0")  # killed, it could not do so itself
         known = state or StageState(status="failed", attempt=launched.attempt, inputs=launched.planned.inputs)
         stage.set_state(known.model_copy(update={"status": "failed", "reason": why, "ended_at": time.time()}))
         left = [p.name for p in self.planned if p.action == "run" and not p.step.service and not self._done(p)]
         left = [name for name in left if name != launched.name]
-        lines = [f"{launched.name} failed after {time.time() - launched.began:.0f} s: {why}"]
+        name = " ".join(filter(None, [launched.name, launched.task]))
+        lines = [f"{name} failed after {time.time() - launched.began:.0f} s: {why}"]
         tail = [line for line in _tail(launched.log(rank), LOG_LINES) if why not in line]
         if tail:
             lines += ["  the last lines of its log:", *(f"    {line}" for line in tail)]
         lines.append(f"  log: {shown(launched.log(rank))}")
         if left:
-            lines.append(f"  not started: {', '.join(left)}")
+            lines.append(f"  not done: {', '.join(left)}")
         lines.append(f"  next: mend the cause, then `{self.again}` goes on from here")
         return JobError("\n".join(lines))
 

@@ -1,7 +1,8 @@
 """No orphans: every process of a job carries a mark in its environment, and whoever carries it can be ended.
 
-The mark is ``OCTUPUS_JOB=<run folder>:<stage>:<attempt>``; children inherit it, so a process whose parent is long gone
-is found all the same. ``SPT_NOENV`` keeps setproctitle (vLLM uses it) from writing its title over the environment.
+The mark is ``OCTUPUS_JOB=<run folder>:<stage>[/<task>]:<attempt>``; children inherit it, so a process whose
+parent is long gone is found all the same. ``SPT_NOENV`` keeps setproctitle (vLLM uses it) from writing its title over
+the environment.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def mark(run: Path, stage: str, attempt: int) -> dict[str, str]:
 
 def marked(run: Path, stage: str | None = None) -> list[Marked]:
     """The living processes of a run (of one stage of it), but for this one."""
-    return [p for p in _all(os.fsencode(f"{MARK}={run}:")) if stage is None or p.stage == stage]
+    return [p for p in _all(os.fsencode(f"{MARK}={run}:")) if stage is None or f"{p.stage}/".startswith(f"{stage}/")]
 
 
 def _all(prefix: bytes) -> Iterator[Marked]:

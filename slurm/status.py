@@ -49,7 +49,7 @@ def the_run(given: Mapping[str, str]) -> Run:
 
 def rows(run: Run) -> list[Row]:
     """The stages of a run; a running one that gives no sign of life says so."""
-    found, alive = [], {p.stage for p in reap.marked(run.path)}
+    found, alive = [], {p.stage.split("/")[0] for p in reap.marked(run.path)}
     for step in chain.chain_of(frozen(run).recipe):
         r = row(run, step)
         seen = run.stage(step.name).last_sign()

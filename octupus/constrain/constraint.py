@@ -94,7 +94,7 @@ class Constraint:
                     self._plans.popitem(last=False)
         if isinstance(found, ConstraintError):
             self._totals["refusals"] += 1
-            raise ConstraintError(found.reason, pointer=found.pointer, keyword=found.keyword)
+            raise type(found)(found.reason, pointer=found.pointer, keyword=found.keyword)
         return found
 
     def literal(self, texts: tuple[str, ...]) -> State:

@@ -10,7 +10,7 @@ from octupus.constrain.logic import EXCLUDE, TYPES, Alternative, Logic, Mark
 from octupus.constrain.nodes import Excluding, Node, absorbed, as_bytes, literals, prune
 from octupus.constrain.schema import Document, Location
 from octupus.constrain.validate import validate
-from octupus.errors import ConstraintError
+from octupus.errors import Unsatisfiable
 from octupus.wire.messages import canonical_json
 
 MAX_ENUM = 1024
@@ -41,7 +41,7 @@ class Normal:
         self.root = self._node((self.document.root, *([self._arguments] if arguments else [])))
         productive = self._productive(self.root)
         if self.root not in productive:
-            raise ConstraintError("no value satisfies the schema")
+            raise Unsatisfiable("no value satisfies the schema")
         self.unenforced: set[Mark] = set()
         for node in list(self._below(self.root)):
             prune(node, productive)

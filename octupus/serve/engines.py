@@ -107,4 +107,8 @@ def factory(name: str, model_dir: Path, wire: Wire, section: ServeSection) -> En
         raise ConfigError(f"serve.engine {name!r}: cannot import {error.name}{hint}") from error
     except KeyError as error:
         raise ConfigError(f"serve.engine {name!r}: module {module_name} has no {class_name}") from error
-    return lambda: cast(Engine, made(model_dir, wire, section))
+    if name in shipped:
+        return lambda: cast(Engine, made(model_dir, wire, section))
+    from octupus.serve.masked import MaskedEngine  # knows this module
+
+    return lambda: MaskedEngine(cast(Engine, made(model_dir, wire, section)), wire, section.constraint)

@@ -55,7 +55,9 @@ async def _answered(
         prompt_tokens = len(jobs[0].prompt_ids)
         service.metrics.count("prompt_tokens_total", prompt_tokens)
         ignored = ", ".join(quote(name, safe="")[:64] for name in task.ignored[:20])
-        headers = {"X-Octupus-Ignored": ignored} if ignored else {}
+        never = ", ".join(quote(name, safe="")[:64] for name in jobs[0].uncallable[:20])
+        told = {"X-Octupus-Ignored": ignored, "X-Octupus-Uncallable": never}
+        headers = {name: value for name, value in told.items() if value}
         async with aclosing(merged(engine, jobs)) as stream:
             made = streamed if task.request.stream else whole
             answer = _Answer(service, made(identity, prompt_tokens, task, service.tokenizer.token_bytes), stream)

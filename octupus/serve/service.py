@@ -7,7 +7,7 @@ import concurrent.futures
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from aiohttp import web
 
 from octupus.config import ServeSection
 from octupus.constrain import Constraint, Plan, Vocabulary, compile_schema
-from octupus.errors import ConstraintError, OctupusError, WireError
+from octupus.errors import ConstraintError, OctupusError, Unsatisfiable, WireError
 from octupus.serve.engines import Engine, EngineDied, EngineFactory, Sampling, Supervised
 from octupus.serve.errors import ApiError, refuse
 from octupus.serve.metrics import Metrics
@@ -67,7 +67,9 @@ class Service:
         """Load the engine in a thread, prove the mask, then watch over it."""
         try:
             self.engine = await self._loaded()
-            if self.settings.canary:
+            if not self.section.constraint.enforce:
+                print("serve.constraint.enforce is off: nothing keeps calls legal (for measurements)", flush=True)
+            elif self.settings.canary:
                 await prove_mask(self.engine, self.wire)
         except OctupusError as error:
             self.fail(str(error))
@@ -171,28 +173,32 @@ class Service:
         """
         self.check_name(task.request.model)
         heavy = size > HEAVY_BYTES or bool(task.tools) or task.response_format.type == "json_schema"
-        prompt, grammar, plans = await asyncio.to_thread(self._prepare, task) if heavy else self._prepare(task)
+        prompt, grammar, plans, never = await asyncio.to_thread(self._prepare, task) if heavy else self._prepare(task)
         limit = self._output_limit(task, len(prompt))
         if any(int(token) >= self.tokenizer.size for token in task.request.logit_bias or ()):
             refuse("logit_bias", f"token ids end at {self.tokenizer.size - 1}")
+        enforced = grammar if self.section.constraint.enforce else None
         named, stops = task.choice.mode == "named", task.stops
         samplings = [task.sampling(limit, index) for index in range(task.n)]
         return [
-            Job(self.wire, f"{request_id}-{index}", prompt, grammar, sampling, plans, stops, named)
+            Job(self.wire, f"{request_id}-{index}", prompt, enforced, sampling, plans, stops, named, never)
             for index, sampling in enumerate(samplings)
         ]
 
-    def _prepare(self, task: Task) -> tuple[list[int], CallGrammar, dict[str, Plan]]:
+    def _prepare(self, task: Task) -> tuple[list[int], CallGrammar, dict[str, Plan], tuple[str, ...]]:
         assert self._constraint is not None
         try:
             grammar = self.wire.grammar(task.tools, task.choice, task.parallel, task.response_format)
             callable = {function.name for function in grammar.functions}
             offered = [(tool, f"tools[{i}]") for i, tool in enumerate(task.tools) if tool.name in callable]
-            plans = {tool.name: self._plan(tool, where) for tool, where in offered}
+            plans, never = self._plans(task, offered)
+            if never:
+                possible = task.choice.model_copy(update={"names": tuple(n for n in callable if n not in never)})
+                grammar = self.wire.grammar(task.tools, possible, task.parallel, task.response_format)
             if grammar.content_schema is not None:
                 _refuse_gaps(self._constraint.plan(grammar.content_schema), "response_format.json_schema.schema")
             messages = [_arranged(message, plans) for message in task.messages]
-            return self.wire.render_prompt(messages, task.tools), grammar, plans
+            return self.wire.render_prompt(messages, task.tools), grammar, plans, never
         except WireError as error:
             field = str(error).partition(":")[0]
             raise ApiError(str(error), param=field if " " not in field else None, code="invalid_request") from error
@@ -205,14 +211,29 @@ class Service:
                 "unsupported_schema",
             )
 
-    def _plan(self, tool: Tool, where: str) -> Plan:
+    def _plans(self, task: Task, offered: Sequence[tuple[Tool, str]]) -> tuple[dict[str, Plan], tuple[str, ...]]:
+        """How each tool is enforced, and the tools that no call could satisfy, where the request can do without."""
+        plans: dict[str, Plan] = {}
+        never: dict[str, ApiError] = {}
+        for tool, where in offered:
+            field = f"{where}.function.parameters"
+            try:
+                plans[tool.name] = self._plan(tool, field)
+            except ConstraintError as error:
+                refused = ApiError(f"{field}: {error}", param=field, code="unsupported_schema")
+                if self.section.constraint.enforce and not isinstance(error, Unsatisfiable):
+                    raise refused from error
+                never[tool.name] = refused
+        if not self.section.constraint.enforce:
+            return plans, ()
+        if never and not plans and task.choice.mode != "auto":
+            raise next(iter(never.values()))
+        return plans, tuple(never)
+
+    def _plan(self, tool: Tool, field: str) -> Plan:
         """How a tool's schema is enforced; with ``strict`` all of it must be."""
         assert self._constraint is not None
-        field = f"{where}.function.parameters"
-        try:
-            plan = self._constraint.plan(tool.parameters, arguments=True)
-        except ConstraintError as error:
-            refuse(field, str(error), "unsupported_schema")
+        plan = self._constraint.plan(tool.parameters, arguments=True)
         if tool.raw["function"].get("strict") is True:
             _refuse_gaps(plan, field)
         return plan

@@ -60,11 +60,14 @@ class Job:
     wire: Wire
     request_id: str
     prompt_ids: list[int]
-    grammar: CallGrammar
+    grammar: CallGrammar | None
+    """None: the constraint is off; nothing is enforced and nothing validated."""
     sampling: Sampling
     plans: Mapping[str, Plan]
     stops: Sequence[str] = ()
     named: bool = False
+    uncallable: tuple[str, ...] = ()
+    """Functions that are shown and that no call could satisfy."""
 
 
 class StopMatcher:
@@ -138,11 +141,12 @@ class Turn:
                 self.arguments.append([])
                 self.open = True
                 opened = CallOpened(event.index, f"call_{secrets.token_hex(12)}", event.name)
-                held = self.job.plans[event.name].unenforced  # then the call leaves only when it has been validated
+                plan = self.job.plans.get(event.name)
+                held = plan is not None and plan.unenforced  # then the call leaves only when it has been validated
                 (self._waiting if held else out).append(opened)
             elif isinstance(event, CallEnd):
                 self.open = False
-                problem = await self._problem(event.index)
+                problem = None if self.job.grammar is None else await self._problem(event.index)
                 if problem:
                     raise ApiError(
                         f"the model's call of {self.names[event.index]!r} broke its schema where nothing could be "
@@ -169,6 +173,8 @@ class Turn:
             return f"no JSON: {error}"
         if not isinstance(value, dict):
             return "no JSON object"
+        if self.names[index] not in self.job.plans:
+            return None
         problems = await asyncio.to_thread(self.job.plans[self.names[index]].validator.problems, value)
         return problems[0] if problems else None
 

@@ -122,8 +122,16 @@ def export(
         with _gathered(parameter) if zero3 else nullcontext():
             if write:
                 weights[name] = parameter.detach().to("cpu", DTYPES[precision], copy=True)
-    if not write:
-        return
+    if write:
+        publish_weights(weights, source, folder, precision, card)
+
+
+def publish_weights(weights: dict[str, Tensor], source: Path, folder: Path, precision: str, card: str = "") -> None:
+    """Write ``folder``: these weights, and everything but weights (and ``card``, if any) byte for byte from ``source``.
+
+    Raises:
+        JobError: the disk is full; nothing at ``folder`` has changed.
+    """
     half = folder.with_name(f".{folder.name}.half")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
@@ -131,15 +139,16 @@ def export(
         for path in sorted(source.iterdir()):
             if path.is_file() and path.suffix not in {".safetensors", ".bin"} and "safetensors.index" not in path.name:
                 shutil.copyfile(path, half / path.name)
-        (half / "README.md").write_text(card, encoding="utf-8")
-        _save(objective.model, weights, half, precision)
+        if card:
+            (half / "README.md").write_text(card, encoding="utf-8")
+        _save(weights, half, precision)
     except OSError as error:
         raise JobError(f"cannot write the trained model to {folder}: {error}; free some space and run again") from error
     shutil.rmtree(folder, ignore_errors=True)
     half.rename(folder)
 
 
-def _save(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path, precision: str) -> None:
+def _save(weights: dict[str, Tensor], folder: Path, precision: str) -> None:
     """``model.safetensors`` (in parts where large) and a config that differs from the source's in the dtype only."""
     import json
 

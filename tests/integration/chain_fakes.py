@@ -43,10 +43,11 @@ def recipe(**changes: Any) -> Recipe:
 
 class FakeStage(StageJob):
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
-        behaviour = (read_json(run.path / "behaviour.json") or {}).get(self.stage, "")
+        told = read_json(run.path / "behaviour.json") or {}
+        behaviour = told.get(self.place, told.get(self.stage, ""))
         rank = os.environ.get("RANK", "0")
         append_jsonl(
-            run.path / "events.jsonl", {"stage": self.stage, "rank": rank, "pid": os.getpid(), "what": "start"}
+            run.path / "events.jsonl", {"stage": self.place, "rank": rank, "pid": os.getpid(), "what": "start"}
         )
         print(f"a line of the log of {self.stage}", flush=True)
         if behaviour == "stubborn":
@@ -59,7 +60,7 @@ class FakeStage(StageJob):
             raise ValueError("a bug of the fake stage")
         if behaviour == "half" and rank == "0":
             self._half(run)
-        append_jsonl(run.path / "events.jsonl", {"stage": self.stage, "rank": rank, "what": "end"})
+        append_jsonl(run.path / "events.jsonl", {"stage": self.place, "rank": rank, "what": "end"})
         return {"made": self.stage}
 
     def _half(self, run: Run) -> None:
@@ -102,14 +103,36 @@ class FakeClient(FakeStage):
         return super().work(recipe, run)
 
 
+class FakeScore(FakeStage):
+    """Says what the tasks before it came to, as the real one does."""
+
+    def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
+        found = {p.parent.name: read_json(p) for p in sorted((run.path / "bfcl/tasks").glob("*/state.json"))}
+        wrong = [f"{task}: {s['reason']}" for task, s in found.items() if s is not None and s["status"] != "done"]
+        state = run.stage("bfcl").state()
+        assert state is not None
+        over = {"status": "failed" if wrong else "done", "reason": "; ".join(wrong)}
+        run.stage("bfcl").set_state(state.model_copy(update=over))
+        if wrong:
+            raise JobError(f"not all was answered ({over['reason']})")
+        return super().work(recipe, run)
+
+
 JOBS: dict[str, type[StageJob]] = {step.name: FakeStage for step in chain.CHAIN}
-JOBS |= {"serve": FakeServer, "bfcl": FakeClient}
+JOBS |= {"serve": FakeServer, "bfcl": FakeClient, "score": FakeScore}
 
 SHORT = (
     Step("data", decided_by=("data",)),
     Step("stage1", after=("data",), decided_by=("stage1",)),
     Step("serve", after=("stage1",), service=True, takes_what_is_there=True),
     Step("bfcl", after=("stage1",), decided_by=("bfcl",), beside=("serve",), takes_what_is_there=True),
+)
+ARRAY = (
+    Step("data", decided_by=("data",)),
+    Step("serve", after=("data",), service=True, takes_what_is_there=True),
+    Step("bfcl", after=("data",), beside=("serve",), array=lambda recipe: ["one", "two", "three"], keeps=True),
+    Step("score", after=("bfcl",), after_any=True),
+    Step("report", after=("score",)),
 )
 
 
@@ -138,7 +161,7 @@ def drive(run: Run, steps: tuple[Step, ...] = SHORT, recipe: Recipe | None = Non
 
 
 if __name__ == "__main__":
-    steps = chain.CHAIN if sys.argv[2:] == ["all"] else SHORT
+    steps = {"all": chain.CHAIN, "array": ARRAY}.get("".join(sys.argv[2:]), SHORT)
     try:
         drive(Run(sys.argv[1]), steps)
     except OctupusError as error:

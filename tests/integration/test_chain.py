@@ -89,13 +89,16 @@ def test_the_whole_chain_runs_in_order_and_a_second_time_runs_nothing(run: Run) 
         code, out, err = first.end()
     assert code == 0, err
     order = [line.split()[0] for line in happened(run) if line.endswith("start")]
-    assert [s for s in order if s != "serve"] == [
-        *("surgery", "teacher", "data", "baseline", "stage1", "stage2", "bfcl", "report")
+    tasks = {f"bfcl/tasks/{name}" for name in ("heldout", "non_live", "live", "multi_turn")}
+    assert {s for s in order if s.startswith("bfcl")} == tasks
+    assert [s for s in order if s != "serve" and s not in tasks] == [
+        *("surgery", "teacher", "data", "baseline", "stage1", "stage2"),
+        *("score", "report"),
     ]
     assert "serve" in order and order.index("serve") > order.index("stage2")
-    assert happened(run).index("bfcl end") < happened(run).index("serve end"), "the server lives as long as its client"
+    assert all(happened(run).index(f"{task} end") < happened(run).index("serve end") for task in tasks)
     assert sum(e["stage"] == "stage1" and e["what"] == "start" for e in events(run)) == 2, "two ranks"
-    assert all(status(run, s) == "done" for s in (*order, "serve"))
+    assert all(status(run, s) == "done" for s in (*order, "serve", "bfcl")), "the server lives as long as its clients"
     assert "stage1: done in 0:0" in out and "log: " in out
     assert not reap.marked(run.path) and run.endpoints() == {}
 
@@ -116,7 +119,7 @@ def test_a_failure_names_stage_reason_log_and_what_to_run_next(run: Run, how: st
         code, _, err = started.end()
     assert code == 1
     assert "data failed after" in err and words in err and "`make fake` goes on from here" in err
-    assert "the last lines of its log" in err and "not started: stage1, bfcl" in err
+    assert "the last lines of its log" in err and "not done: stage1, bfcl" in err
     log = Path(err.split("  log: ")[1].splitlines()[0])
     assert "a line of the log of data" in log.read_text()
     assert happened(run) == ["data start"], "nothing after it was started"
@@ -156,9 +159,48 @@ def test_a_killed_server_ends_its_client_and_is_named(run: Run) -> None:
         os.kill(pid_of(run, "serve"), signal.SIGKILL)
         code, _, err = started.end()
     assert code == 1
-    assert "serve failed after" in err and "it was killed by SIGKILL" in err and "not started: bfcl" in err
+    assert "serve failed after" in err and "it was killed by SIGKILL" in err and "not done: bfcl" in err
     assert not reap.marked(run.path)
     assert status(run, "bfcl") == "failed" and status(run, "stage1") == "done"
+
+
+def test_a_task_of_an_array_fails_alone_and_is_done_again(run: Run) -> None:
+    behave(run, **{"bfcl/tasks/two": "fail"})
+    with command(run, "array") as started:
+        code, out, err = started.end()
+    assert code == 1 and "bfcl two failed after" in out and "the fake row is bad" in out
+    assert (
+        "score failed after" in err
+        and "not all was answered (two: fake row 7" in err
+        and "not done: bfcl, report" in err
+    )
+    assert {f"bfcl/tasks/{name} start" for name in ("one", "two", "three")} <= {*happened(run)}, "the others went on"
+    assert [status(run, s) for s in ("bfcl", "bfcl/tasks/one", "bfcl/tasks/two")] == ["failed", "done", "failed"]
+    assert (run.stage("bfcl").log / "rank1.out").read_text().count("a line of the log of bfcl") == 1
+
+    behave(run)
+    with command(run, "array") as again:
+        code, _, err = again.end()
+    assert code == 0, err
+    assert happened(run).count("data start") == 1 and happened(run).count("report end") == 1
+    assert status(run, "bfcl") == status(run, "score") == "done" and not reap.marked(run.path)
+
+
+def test_a_killed_task_is_named_and_a_killed_server_ends_all_tasks(run: Run) -> None:
+    behave(run, **{"bfcl/tasks/one": "stubborn", "bfcl/tasks/two": "stubborn"})
+    with command(run, "array") as started:
+        until(lambda: pid_of(run, "bfcl/tasks/one") and pid_of(run, "bfcl/tasks/two"), "two tasks at once")
+        assert not pid_of(run, "bfcl/tasks/three"), "no more than two"
+        os.kill(pid_of(run, "bfcl/tasks/one"), signal.SIGKILL)
+        until(lambda: pid_of(run, "bfcl/tasks/three"), "the third")
+        state = run.stage("bfcl/tasks/one").state()
+        assert state is not None and state.status == "failed" and "killed by SIGKILL" in state.reason
+        assert len([p for p in reap.marked(run.path) if p.stage == "bfcl/two"]) >= 2, "the second one is left alone"
+        os.kill(pid_of(run, "serve"), signal.SIGKILL)
+        code, _, err = started.end()
+    assert code == 1 and "serve failed after" in err and "not done: bfcl, score, report" in err
+    assert not reap.marked(run.path)
+    assert status(run, "bfcl") == status(run, "bfcl/tasks/two") == "failed"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

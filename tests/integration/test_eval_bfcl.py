@@ -65,7 +65,7 @@ def test_the_truth_scores_full_marks_under_both_names(tmp_path: Path, monkeypatc
     wanted = {"simple_python": 5, "parallel": 5, "irrelevance": 5, "multi_turn_base": 2}
     asked = recipe(wanted, models=("gpt-4-turbo-2024-04-09-FC", "octupus-FC"), side_entries=2)
     with fake_endpoint(run, perfect(list(wanted))) as endpoint:
-        outputs = eval.bfcl.run(asked, run)
+        outputs = eval.bfcl.measure(asked, run)
         found, side = scores(run), scores(run, "gpt-4-turbo-2024-04-09-FC")
     assert {c: (f["n"], f["correct"], f["harness_correct"]) for c, f in found["categories"].items()} == {
         c: (n, n, n) for c, n in wanted.items()
@@ -81,7 +81,7 @@ def test_the_truth_scores_full_marks_under_both_names(tmp_path: Path, monkeypatc
     )
     assert found["stock_overall"].endswith("%")
     assert {body["model"] for body in endpoint.requests} == {"octupus-FC", "gpt-4-turbo-2024-04-09"}
-    progress = run.stage("bfcl").progress()
+    progress = run.stage("bfcl/tasks/all").progress()
     assert progress is not None and progress.done == progress.total == 23
 
 
@@ -107,7 +107,7 @@ def test_lies_and_breakage_score_nothing(tmp_path: Path) -> None:
         return {**reply([], "no tool fits"), "usage": None}
 
     with fake_endpoint(run, answer):
-        eval.bfcl.run(recipe({"simple_python": 4, "multiple": 4, "irrelevance": 8}), run)
+        eval.bfcl.measure(recipe({"simple_python": 4, "multiple": 4, "irrelevance": 8}), run)
     found = scores(run)
     assert [found["categories"][c]["correct"] for c in ("simple_python", "multiple", "irrelevance")] == [0, 0, 0]
     assert found["categories"]["irrelevance"]["harness_correct"] == 8, "the stock harness counts all of it as right"
@@ -118,8 +118,8 @@ def test_lies_and_breakage_score_nothing(tmp_path: Path) -> None:
 @pytest.fixture
 def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the stock evaluation, which has tests of its own here: every start of the harness takes seconds."""
-    monkeypatch.setattr(eval.bfcl.Harness, "evaluate", lambda self, chosen: None)
-    monkeypatch.setattr(eval.bfcl, "publish_scores", lambda root, chosen, server: {})
+    monkeypatch.setattr(eval.bfcl, "evaluate", lambda python, root, chosen: None)
+    monkeypatch.setattr(eval.bfcl, "publish_scores", lambda root, chosen: {})
 
 
 def answered(run: Run) -> set[str]:
@@ -139,8 +139,10 @@ def test_a_killed_harness_says_so_and_goes_on_where_it_was(tmp_path: Path, unsco
         return right(body)
 
     with fake_endpoint(run, answer) as endpoint:
-        with pytest.raises(JobError, match=r"killed by signal 9 after (\d+) answers, which are kept.*generate\.txt"):
-            eval.bfcl.run(asked, run)
+        with pytest.raises(
+            JobError, match=r"killed by signal 9 after (\d+) answers, which are kept.*generate-all\.txt"
+        ):
+            eval.bfcl.measure(asked, run)
         assert harness_processes() == []
         (results,) = (run.path / "bfcl/result").rglob("*_result.json")
         kept = answered(run)
@@ -149,7 +151,7 @@ def test_a_killed_harness_says_so_and_goes_on_where_it_was(tmp_path: Path, unsco
             stream.write('{"id": "simple_python_torn", "result"')  # as a kill in the middle of a write leaves it
         killing = False
         before = len(endpoint.requests)
-        eval.bfcl.run(asked, run)
+        eval.bfcl.measure(asked, run)
         assert len(endpoint.requests) - before == 12 - len(kept), "what had an answer is not asked again"
     assert len(answered(run)) == 12 and len(results.read_text().splitlines()) == 12
 
@@ -163,7 +165,7 @@ def test_errors_are_asked_again(tmp_path: Path, unscored: None) -> None:
         return right(body)
 
     with fake_endpoint(run, answer) as endpoint:
-        eval.bfcl.run(recipe({"simple_python": 3}, threads=1, retries=1), run)
+        eval.bfcl.measure(recipe({"simple_python": 3}, threads=1, retries=1), run)
     assert len(endpoint.requests) == 6 and len(answered(run)) == 3
 
 
@@ -178,7 +180,7 @@ def test_a_server_that_dies_ends_the_run_with_its_log(tmp_path: Path) -> None:
 
     why = r"died while it was being measured.*serve/log.*goes on from there"
     with fake_endpoint(run, answer) as endpoint, pytest.raises(JobError, match=why):
-        eval.bfcl.run(recipe({"simple_python": 40}, threads=1), run)
+        eval.bfcl.measure(recipe({"simple_python": 40}, threads=1), run)
     assert stopping and harness_processes() == []
     assert not (run.path / "bfcl/scores.json").exists()
 
@@ -193,11 +195,11 @@ def test_the_harness_does_not_outlive_its_stage(tmp_path: Path) -> None:
 def test_traps_are_named(tmp_path: Path) -> None:
     run = Run(tmp_path)
     with pytest.raises(ConfigError, match=r"my_model.*'_'"):
-        eval.bfcl.run(recipe({"simple_python": 1}, models=("my_model",)), run)
+        eval.bfcl.measure(recipe({"simple_python": 1}, models=("my_model",)), run)
     run.stage("bfcl").path.mkdir(parents=True)
     (run.stage("bfcl").path / ".env").write_text("OPENAI_BASE_URL=http://elsewhere\n")
     with pytest.raises(ConfigError, match=r"\.env would override"):
-        eval.bfcl.run(recipe({"simple_python": 1}), run)
+        eval.bfcl.measure(recipe({"simple_python": 1}), run)
 
 
 @pytest.mark.full
@@ -214,5 +216,5 @@ def test_traps_are_named(tmp_path: Path) -> None:
 def test_ceilings(tmp_path: Path, category: str, ceiling: float, wrong: bool) -> None:
     run = Run(tmp_path)
     with fake_endpoint(run, perfect([category], wrong)):
-        eval.bfcl.run(recipe({category: None}), run)
+        eval.bfcl.measure(recipe({category: None}), run)
     assert round(100 * scores(run)["categories"][category]["accuracy"], 2) == (0 if wrong else ceiling)

@@ -117,6 +117,18 @@ def test_held_out_loss_is_that_of_the_exported_model(plain: Run) -> None:
     assert (last["val_calls"], turns) == (3, 9)
 
 
+@pytest.mark.parametrize("zero", [2, 3])
+def test_a_kept_checkpoint_can_be_served(two_ranks: dict[int, Run], zero: int, tmp_path: Path) -> None:
+    """Gathered without any rank, the newest checkpoint is the export, byte for byte."""
+    from octupus.train.unshard import unshard
+
+    stage = two_ranks[zero].path / "stage1"
+    newest = max(p.parent for p in stage.glob("checkpoints/step-*/complete.json"))
+    unshard(newest, two_ranks[zero].path / "surgery" / "model", tmp_path / "model", "fp32")
+    for path in (stage / "export").iterdir():
+        assert (tmp_path / "model" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
 def test_killed_and_interrupted_runs_resume_to_the_last_digit(two_ranks: dict[int, Run], tmp_path: Path) -> None:
     """kill -9 of one rank at a random step, later a signal to the other: nothing of it shows in the figures."""
     run = make_run(tmp_path / "run")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,10 @@ import pytest
 
 from eval import report
 from eval.bfcl import publish_scores
-from eval.endpoint import Server
 from eval.heldout import summarise
 from eval.sample import BfclData, Plan
 from octupus.config import ModelSection, Recipe, ScratchModel
-from octupus.runs import Endpoint, Run, StageState, append_jsonl, publish_json
+from octupus.runs import Run, StageState, append_jsonl, publish_json
 
 HOSTILE = '</script><script>alert("x")</script>'
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
@@ -59,8 +57,8 @@ def _bfcl(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text("".join(json.dumps(line) + "\n" for line in lines))
     ids = {c: [id for id in replies if id.startswith(c)] for c in ("simple_python", "irrelevance")}
-    endpoint = Endpoint(url="http://x", model="demo", instance="i", heartbeat_at=time.time(), fingerprint="sha256:00")
-    publish_scores(root, Plan({"octupus-FC": ids}, {"web_search_base": "no key"}), Server(run, "serve", endpoint, ""))
+    publish_json(root / "subject.json", {"subject": "0", "served": "demo", "fingerprint": "sha256:00", "url": None})
+    publish_scores(root, Plan({"octupus-FC": ids}, {"web_search_base": "no key"}, "octupus-FC"))
     cache = run.path / "cache"
     cache.mkdir()
     questions = [

@@ -14,7 +14,7 @@ from octupus.errors import ConfigError
 from slurm import cluster
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "sbatch"
-STAGES = ("data", "stage1", "stage2", "serve", "bfcl")
+STAGES = ("data", "stage1", "stage2", "serve", "bfcl", "score")
 RECIPE = Recipe.model_validate(
     {
         "name": "big",

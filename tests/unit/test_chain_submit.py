@@ -10,7 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +166,19 @@ def test_dry_prints_recipe_graph_and_sbatch_texts_and_touches_nothing(
 def test_a_server_that_is_up_is_used_unless_its_model_is_about_to_change(run: Run) -> None:
     plan = chain.plan(recipe(), run, ["bfcl"])
     assert submit.without_server_that_is_up(run, plan) == plan
-    run.publish_endpoint("0", Endpoint(url="http://x", model="m", instance="i", heartbeat_at=time.time()))
-    assert [p.name for p in submit.without_server_that_is_up(run, plan)] == ["bfcl"]
-    with pytest.raises(ConfigError, match="make cancel RUN=small STAGE=serve"):
-        submit.without_server_that_is_up(run, chain.plan(recipe(), run))
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        there = Endpoint(
+            url=f"http://127.0.0.1:{server.server_port}", model="m", instance="i", heartbeat_at=time.time()
+        )
+        run.publish_endpoint("0", there)
+        assert [p.name for p in submit.without_server_that_is_up(run, plan)] == ["bfcl"]
+        with pytest.raises(ConfigError, match="make cancel RUN=small STAGE=serve"):
+            submit.without_server_that_is_up(run, chain.plan(recipe(), run))
+        server.shutdown()
+    submit.withdraw_dead(run)
+    assert submit.without_server_that_is_up(run, plan) == plan, "it was killed; its heartbeat is not stale yet"
+    assert run.endpoints() == {}
 
 
 def test_a_submit_loads_no_torch(runs: Path) -> None:

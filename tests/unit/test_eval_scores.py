@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from eval.bfcl import mend, set_aside_other_models
+from eval.bfcl import set_aside_other_models
+from eval.harness import mend
 from eval.scores import judge_entry, read_results, score_model
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
@@ -131,7 +132,7 @@ def test_errors_and_torn_lines_are_asked_again_and_nothing_else(tmp_path: Path) 
         "simple_python_2",
         "irrelevance_1",
     }
-    mend(tmp_path, "m")
+    mend(tmp_path, "m", ["simple_python", "irrelevance"])
     assert [json.loads(line) for line in torn.read_text().splitlines()] == good
     assert not (torn.parent / "BFCL_v4_irrelevance_result.json").exists(), (
         "the harness divides by an empty file's length"
@@ -140,8 +141,8 @@ def test_errors_and_torn_lines_are_asked_again_and_nothing_else(tmp_path: Path) 
 
 def test_another_model_starts_afresh(tmp_path: Path) -> None:
     lay(tmp_path, "simple_python", [row("a", id="simple_python_0")], [])
-    set_aside_other_models(tmp_path, "first")
-    set_aside_other_models(tmp_path, "first")
+    set_aside_other_models(tmp_path, {"subject": "first"})
+    set_aside_other_models(tmp_path, {"subject": "first"})
     assert len(read_results(tmp_path, "m")) == 1
-    set_aside_other_models(tmp_path, "second")
+    set_aside_other_models(tmp_path, {"subject": "second"})
     assert read_results(tmp_path, "m") == {} and (tmp_path / "result-of-first/m").is_dir()
