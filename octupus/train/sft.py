@@ -78,10 +78,10 @@ def run(recipe: Recipe, run: Run, stage: StageName) -> dict[str, Any]:
         exported = job.folder.path / "export"
 
         values, zero = decisive(section, shards, total), section.deepspeed.zero
-        found = ranks.agreed(lambda: checkpoint.newest(job.checkpoints))
+        found, ready = ranks.agreed(lambda: (checkpoint.newest(job.checkpoints), (exported / "config.json").is_file()))
         if found is not None:
             checkpoint.check(found, job.checkpoints, zero, values)
-        if found is None or found.step < total or not (exported / "config.json").is_file():
+        if found is None or found.step < total or not ready:
             objective, engine = build(start, section, ranks, universal=checkpoint.foreign(found, section, ranks))
             if found is not None:
                 checkpoint.load(engine, job.checkpoints, found, ranks)
