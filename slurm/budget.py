@@ -47,7 +47,8 @@ def _gpu(where: Cluster, stage: str) -> tuple[str, float | None]:
     wants = where.resources(stage)
     found = estimate.local_gpu() if where.executor == "local" else None
     name, memory = found or ("", None)
-    return wants.gres or wants.constraint or name, wants.gpu_memory_gb or memory
+    told = " ".join(words for words in (wants.gres, wants.constraint) if words)
+    return told or name, wants.gpu_memory_gb or memory
 
 
 def _told(parts: dict[str, float]) -> str:
@@ -78,7 +79,8 @@ def _hours(run: Run, stage: str, shape: Shape, section: TrainSection, context: i
 
 
 def _measured(run: Run, stage: str) -> float | None:
-    """Tokens per second of the stage's last recorded step, where it has run before."""
+    """Tokens per second of the stage's last recorded step, where it has run before (a line that was cut is none)."""
     path = run.stage(stage).metrics
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    return float(json.loads(lines[-1])["tokens_per_s"]) if lines else None
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    return float(json.loads(whole[-1])["tokens_per_s"]) if whole else None

@@ -102,8 +102,13 @@ def check(found: Complete, folder: Path, zero: int, values: Mapping[str, Any]) -
 
 
 def foreign(found: Complete | None, section: TrainSection, ranks: Ranks) -> bool:
-    """Whether its optimizer state was dealt to another number of ranks, or by another ZeRO stage."""
-    return found is not None and (found.world, found.zero) != (ranks.world, section.deepspeed.zero)
+    """Whether its optimizer state was dealt to another number of ranks, or by another ZeRO stage.
+
+    ZeRO-0 deals nothing: its checkpoint suits any number of ranks (and check() lets no other stage load it).
+    """
+    if found is None or found.zero == 0:
+        return False
+    return (found.world, found.zero) != (ranks.world, section.deepspeed.zero)
 
 
 def load(engine: Any, folder: Path, found: Complete, ranks: Ranks) -> None:

@@ -93,6 +93,11 @@ def engine(module: nn.Module, section: TrainSection, ranks: Ranks, universal: bo
         "checkpoint": {"load_universal": universal}
     }
     wrapped, *_ = deepspeed.initialize(model=module, optimizer=optimizer(module, section), config=config)
+    if section.deepspeed.zero == 0 and section.precision == "bf16":
+        # DeepSpeed 0.19.8 makes AdamW's state here by an update without gradient. It would count as a step, so that the
+        # first real ones were a quarter too small, and the weights have decayed.
+        wrapped.optimizer.optimizer.state.clear()
+        wrapped.optimizer.refresh_fp32_params()
     return wrapped
 
 

@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ class Metrics:
         self.path, self.reporter, self.label, self.total = folder.metrics, reporter, label, total
         self._printed = 0.0
         self._began: tuple[int, float] | None = None
-        self.board = SummaryWriter(folder.path / "tensorboard", purge_step=step + 1 if step else None)
+        self.board = SummaryWriter(folder.path / "tensorboard", purge_step=step + 1)
 
     def step(self, step: int, row: dict[str, Any], forwards: list[float]) -> None:
         """Record optimizer step ``step`` (from 1).
@@ -101,7 +102,7 @@ class Metrics:
         """
         if len(forwards) > 1:
             row["forward_s"] = [round(s, 4) for s in forwards]
-            row["slowest_over_median"] = max(forwards) / max(sorted(forwards)[len(forwards) // 2], 1e-9)
+            row["slowest_over_median"] = max(forwards) / max(median_low(forwards), 1e-9)
         row |= memory_mib()
         append_jsonl(self.path, {"step": step, **row})
         for name, value in row.items():
@@ -118,7 +119,7 @@ class Metrics:
             self._printed = now
             left = (now - since) / (step - first) * (self.total - step) if step > first else None
             eta = "" if left is None else f", {int(left) // 60}:{int(left) % 60:02d} left"
-            slowest, usual = max(forwards), sorted(forwards)[len(forwards) // 2]
+            slowest, usual = max(forwards), median_low(forwards)
             slow = f", rank {forwards.index(slowest)} is slow: forward {slowest:.2f} s, the median {usual:.2f} s"
             print(
                 f"{self.label}: step {step}/{self.total}, loss {shown}, lr {row['lr']:.2e}, "

@@ -78,10 +78,10 @@ def run(recipe: Recipe, run: Run, stage: StageName) -> dict[str, Any]:
         exported = job.folder.path / "export"
 
         values, zero = decisive(section, shards, total), section.deepspeed.zero
-        found = ranks.agreed(lambda: checkpoint.newest(job.checkpoints))
+        found, ready = ranks.agreed(lambda: (checkpoint.newest(job.checkpoints), (exported / "config.json").is_file()))
         if found is not None:
             checkpoint.check(found, job.checkpoints, zero, values)
-        if found is None or found.step < total or not (exported / "config.json").is_file():
+        if found is None or found.step < total or not ready:
             objective, engine = build(start, section, ranks, universal=checkpoint.foreign(found, section, ranks))
             if found is not None:
                 checkpoint.load(engine, job.checkpoints, found, ranks)
@@ -233,8 +233,8 @@ LAYOUT = {
 def decisive(section: TrainSection, shards: Shards, total: int) -> dict[str, Any]:
     """Every value that decides the numbers of a run; what only lays it out differently is left out."""
     values = section.model_dump(mode="json", exclude=LAYOUT)
-    ids = shards.manifest.files["ids.bin"].sha256
-    return {**values, "steps": total, "data": ids, "wire": shards.manifest.fingerprint}
+    data = {name: facts.sha256[:16] for name, facts in shards.manifest.files.items()}
+    return {**values, "steps": total, "data": data, "wire": shards.manifest.fingerprint}
 
 
 class Ahead:
@@ -251,7 +251,8 @@ class Ahead:
 
     def _read(self, step: int) -> list[Batch]:
         for row in (row for rows in self.batches.rows(step) for row in rows):
-            if not self.batches.shards[row].mask[1:].any():
+            found = self.batches.shards[row]
+            if not np.delete(found.mask, found.starts).any():  # nothing predicts a document's first token
                 raise DataError(
                     "nothing in it is supervised; run: make data FRESH=1",
                     source="shards",

@@ -34,7 +34,7 @@ class Validation:
 
     @staticmethod
     def of(path: Path, wire: Wire, context: int, limit: int, ranks: Ranks) -> Validation | None:
-        """The first ``limit`` conversations of ``data/heldout.jsonl``; None where there are none.
+        """At most ``limit`` conversations from all over ``data/heldout.jsonl``; None where there are none.
 
         Raises:
             DataError: a row that is no conversation.
@@ -84,12 +84,14 @@ def _rows(path: Path, wire: Wire, context: int, limit: int) -> Iterator[PackedRo
     if not path.is_file():
         return
     with path.open(encoding="utf-8") as stream:
-        for number, line in zip(range(limit), stream, strict=False):
-            try:
-                row = json.loads(line)
-                done = wire.render(Conversation.model_validate({"messages": row["messages"], "tools": row["tools"]}))
-            except (ValueError, KeyError, WireError) as error:
-                raise DataError(f"not a held-out conversation: {error}", source=str(path), row=number) from error
-            ids, mask = np.asarray(done.ids, np.int32), np.asarray(done.mask, bool)
-            if len(ids) <= context and mask[1:].any():
-                yield PackedRow(ids, mask, np.zeros(1, np.int32))
+        lines = list(stream)
+    count = min(limit, len(lines))
+    for number in (i * len(lines) // count for i in range(count)):  # evenly: the file holds source after source
+        try:
+            row = json.loads(lines[number])
+            done = wire.render(Conversation.model_validate({"messages": row["messages"], "tools": row["tools"]}))
+        except (ValueError, KeyError, WireError) as error:
+            raise DataError(f"not a held-out conversation: {error}", source=str(path), row=number) from error
+        ids, mask = np.asarray(done.ids, np.int32), np.asarray(done.mask, bool)
+        if len(ids) <= context and mask[1:].any():
+            yield PackedRow(ids, mask, np.zeros(1, np.int32))

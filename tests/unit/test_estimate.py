@@ -108,9 +108,14 @@ def test_gpu_hours_come_with_the_source_of_their_rate(recipe: Recipe, tmp_path: 
     assert "every 1,000 steps" in lines[1] and "assumed: 40% of an H100's 989 TFLOPS; not measured" in lines[1]
     assert "names no GPU that is known" in list(budget.check(recipe, run, cluster(80.0, None), ["stage1"]))[1]
 
+    constrained = cluster(80.0, "gpu:8").model_copy(
+        update={"defaults": Resources(gpu_memory_gb=80.0, gres="gpu:8", constraint="h100")}
+    )
+    assert "an H100's 989 TFLOPS" in list(budget.check(recipe, run, constrained, ["stage1"]))[1]
+
     publish_json(run.stage("data").path / "stage1" / "manifest.json", {"rows": 12800})
     run.stage("stage1").metrics.parent.mkdir(parents=True)
-    run.stage("stage1").metrics.write_text(json.dumps({"step": 1, "tokens_per_s": 8 * 10_000.0}) + "\n")
+    run.stage("stage1").metrics.write_text(json.dumps({"step": 1, "tokens_per_s": 8 * 10_000.0}) + '\n{"step": 2, "tok')
     told = list(budget.check(recipe, run, cluster(80.0), ["stage1"]))[1]
     # 12,800 rows x 2 epochs / 128 = 200 steps of 128 x 4,096 tokens, at 10,000 tokens/s and GPU
     assert told == "stage1: about 2.9 GPU-hours for 200 steps (80,000 tokens/s, as this stage ran before)"

@@ -60,7 +60,7 @@ def test_a_model_with_too_few_rows_is_refused(run: Run) -> None:
 
 def test_a_row_with_nothing_supervised_is_refused(run: Run) -> None:
     ids = np.arange(10)
-    write_rows(run.path / "data" / "stage1", [[(ids, ids == 0)]] * 4)
+    write_rows(run.path / "data" / "stage1", [[(ids, ids < 0), (ids, ids == 0)]] * 4)
     with pytest.raises(DataError, match=r"row \d: nothing in it is supervised; run: make data"):
         sft.run(recipe(), run, "stage1")
 
@@ -75,6 +75,10 @@ def test_other_values_are_refused_on_resume_and_the_same_ones_go_on(run: Run) ->
     with pytest.raises(ConfigError, match=r"lr 0.005 there, 0.001 now. .*FRESH=1"):
         sft.run(recipe(max_steps=2, lr=1e-3, ranks_per_node=2), run, "stage1")
     assert sft.run(recipe(max_steps=2, checkpoint_every=1), run, "stage1") == done
+    unmasked = [(ids, np.arange(len(ids)) > 0) for ids, _ in documents()]
+    write_rows(run.path / "data" / "stage1", [unmasked[i : i + 3] for i in range(0, 60, 3)])
+    with pytest.raises(ConfigError, match=r"data .*mask.bin"):
+        sft.run(recipe(max_steps=2), run, "stage1")
 
 
 def test_what_is_not_finite_is_left_out_counted_and_kept(run: Run, tmp_path: Path) -> None:

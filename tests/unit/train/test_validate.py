@@ -73,6 +73,18 @@ def test_every_rank_does_as_many_passes_and_each_turn_counts_once(path: Path) ->
     assert counted == len(whole.batches)
 
 
+def test_a_sample_comes_from_all_over_the_file(path: Path) -> None:
+    """Sources stand one after the other there; the first lines alone would leave the others out."""
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:1] * 5 + lines[1:2]))  # only the last one holds a call
+    for limit, calls in ((2, 0), (6, 1), (100, 1)):
+        found = Validation.of(path, tiny_wire(), 4096, limit, ranks())
+        assert found is not None and found.measure(FakeEngine(None), ranks())["val_calls"] == calls
+    path.write_text("".join(lines[:1] * 3 + lines[1:2] * 3))
+    half = Validation.of(path, tiny_wire(), 4096, 2, ranks())
+    assert half is not None and half.measure(FakeEngine(None), ranks())["val_calls"] == 1
+
+
 def test_nothing_held_out_is_no_validation_and_a_broken_row_is_named(path: Path, tmp_path: Path) -> None:
     assert Validation.of(tmp_path / "none.jsonl", tiny_wire(), 200, 10, ranks()) is None
     path.write_text(path.read_text() + '{"messages": 3}\n')
