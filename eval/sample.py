@@ -74,7 +74,7 @@ class BfclData:
             return cls(cached.parent)
         python = harness_python()
         folder = python.absolute().parents[2] / ".cache/bfcl"
-        command = [python, "-I", "-X", "utf8", CLI, "dump", folder]
+        command = [str(python), "-I", "-X", "utf8", str(CLI), "dump", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise JobError(f"bfcl-data: {done.stderr.strip()[-500:]}; try: make bfcl-data")
