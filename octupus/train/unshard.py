@@ -20,7 +20,7 @@ def unshard(checkpoint: Path, like: Path, folder: Path, precision: str) -> None:
         state = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), checkpoint.name)
     except (OSError, ValueError, KeyError) as error:
         raise JobError(f"{checkpoint} cannot be read as a checkpoint: {error}") from error
-    # Objective (octupus/train/model.py) holds the model as ``model`` and its head once more; a clone, because the values
+    # Objective (octupus/train/model.py) holds the model as ``model`` and its head once more; cloned, because the values
     # are views of one flat tensor.
     mine = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     weights = {name: value.to(DTYPES[precision]).clone() for name, value in mine.items()}
