@@ -6,7 +6,6 @@ is known to allow it. The token is the hub client's own (``HF_TOKEN``, or what i
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -85,33 +84,20 @@ def _sources(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def card(run: Run, recipe: Recipe, model: Path, repo: str) -> str:
-    """The model card: what it is, how to serve it, what it scored, what it was trained on."""
-    scores: dict[str, Any] = read_json(run.path / "bfcl/scores.json") or {"fingerprint": ""}
-    manifests = [read_json(run.path / f"data/{stage}/manifest.json") for stage in ("stage1", "stage2")]
-    sources = {s["source"]: s["licence"] for m in manifests if m for s in m["details"]["sources"]}
-    head = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["tool-calling", "octupus"]}
-    base = [f"base_model: {recipe.model.base}"] if recipe.model.base else []
-    meta = [*(f"{key}: {json.dumps(value)}" for key, value in head.items()), *base]
-    start = "weights that were drawn here" if recipe.model.base is None else f"`{recipe.model.base}`"
-    lines = [
-        "---",
-        *meta,
-        "---",
-        "",
-        f"# {repo.split('/')[-1]}",
-        "",
-        f"Trained from {start} with octupus-tool-call, recipe `{recipe.name}`.",
-    ]
-    lines += [
-        "",
-        f"Wire format `{recipe.wire.dialect}`, fingerprint `{scores['fingerprint']}`; `wire.json` says it in full.",
-        "",
-    ]
-    lines += ["```", f"python -m octupus.serve --model {repo} --max-model-len {recipe.serve.max_model_len}", "```", ""]
+    """The model card: what training wrote of data and recipe, and with it how to serve the model and what it scored.
+
+    Raises:
+        JobError: not a model that was trained here.
+    """
+    from octupus.train.card import SCORES
+
+    about = model / "README.md"
+    told = about.read_text(encoding="utf-8") if about.is_file() else ""
+    if SCORES not in told:
+        raise JobError(f"{model} has no model card of ours; train it first: make stage1 stage2 RUN={run.name}")
+    serve = f"python -m octupus.serve --model {repo} --max-model-len {recipe.serve.max_model_len}"
     measured = report.markdown(recipe, run).partition("\n")[2].strip()
-    lines += ["## Measured", "", measured, "", "## Data", "", "| source | licence |", "|---|---|"]
-    lines += [f"| {source} | {licence} |" for source, licence in sources.items()] or ["| – | – |"]
-    return "\n".join(lines) + "\n"
+    return told.replace(SCORES, f"{measured}\n\n## Use\n\n```\n{serve}\n```")
 
 
 def publish(run: Run, given: Mapping[str, str], hub: Hub | None = None) -> None:

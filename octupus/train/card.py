@@ -1,4 +1,4 @@
-"""The model card of an export, written from what the run itself recorded: nothing in it is typed by hand."""
+"""The model card of an export, written from what the run itself recorded; scores come with publishing."""
 
 from __future__ import annotations
 
