@@ -27,9 +27,9 @@ BUDGETS = {
     "octupus.constrain": 3420,
     "octupus.data": 2200,
     "octupus.serve": 3000,
-    "octupus.train": 1500,
+    "octupus.train": 1550,
     "octupus.teacher": 700,
-    "slurm": 2900,
+    "slurm": 3100,
     "data_recipes": 2300,
     "eval": 2600,
 }

@@ -10,6 +10,7 @@ import pytest
 from octupus.config import ModelSection, Recipe, ScratchModel
 from octupus.errors import ConfigError, JobError
 from octupus.runs import Run, StageState, publish_json
+from octupus.train.card import SCORES
 from slurm.jobs import Frozen
 from slurm.publish import OPEN, publish
 from tests.unit.eval_finished_run import finished_run
@@ -47,6 +48,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     export.mkdir(parents=True)
     (export / "model.safetensors").write_bytes(b"weights")
     (export / "config.json").write_text("{}")
+    (export / "README.md").write_text(f"---\ntags: []\n---\n# demo\n\ntold by training\n\n## Scores\n\n{SCORES}\n")
     made.stage("stage2").set_state(StageState(status="done"))
     licences = {
         "talk(split=train)": "Apache-2.0",
@@ -79,7 +81,7 @@ def test_it_sends_what_dry_lists(run: Run, capsys: pytest.CaptureFixture[str]) -
     assert hub.private is True and {"model.safetensors", "README.md", "bfcl/scores.json"} <= set(hub.sent)
     assert not any(name.startswith("data/0") for name in hub.sent), "no data unless asked for"
     card = Path(hub.sent["README.md"]).read_text()
-    assert "weights that were drawn here" in card and "octupus.serve --model me/demo" in card
+    assert "told by training" in card and SCORES not in card and "octupus.serve --model me/demo" in card
     assert "| BFCL category |" in card and card.startswith("---\n")
 
 
