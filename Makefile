@@ -71,7 +71,7 @@ cancel: ## end what runs of a run, its server included
 endpoint: #+ where the run's server answers, its key, and how to reach it from a laptop
 chat: #+ talk to the run's server in this terminal, with two small tools
 status logs cancel endpoint chat:
-	$(READY)
+	[ -x $(PY) ] || $(READY)
 	$(STATUS) $@
 
 fetch: #+ everything that RECIPE names on the hub, sizes first; HF_ENDPOINT= names a mirror

@@ -20,7 +20,7 @@ from octupus.config import DataStage, load
 from octupus.data.shards import Shards
 from octupus.data.sources import open_source
 from octupus.errors import DataError, OctupusError, WireError
-from octupus.runs import Run
+from octupus.runs import Run, runs_folder
 from octupus.tokenizer import HfTokenizer
 from octupus.wire import Rendered, Wire
 
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         recipe = load(chosen.recipe, chosen.set)
-        run = Run(Path("runs") / (chosen.run or recipe.name))
+        run = Run(runs_folder() / (chosen.run or recipe.name))
         wire, tokenizer = wire_of(recipe, run)
         for name in STAGES:
             stage: DataStage = getattr(recipe.data, name)

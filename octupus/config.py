@@ -290,6 +290,8 @@ def load(name: str, overrides: Sequence[str] = (), *, folder: Path = RECIPES) ->
         path, sign, text = override.partition("=")
         if not sign:
             raise ConfigError(f"SET: {override!r} is not path=value, for instance stage1.lr=1e-5")
+        if path == "name":
+            raise ConfigError("SET: a recipe's name is that of its file; for a run of another name give RUN=...")
         merged = _merge(merged, _nested(path.split("."), scalar(text, f"SET: {path}")))
     try:
         return Recipe.model_validate({**merged, "name": name})

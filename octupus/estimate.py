@@ -138,8 +138,9 @@ def memory(shape: Shape, section: TrainSection, context: int) -> dict[str, float
     embedding = shape.vocab * shape.width * size
     dealt = {stage: ranks if zero >= stage else 1 for stage in (1, 2, 3)}
     gathered = min(count, LIVE_ELEMENTS) * size if zero == 3 else 0
-    # fp32 weights and two moments, and the fp32 gradient that one update makes of its share
-    optimizer = 0.0 if offload != "none" else 16 * count / dealt[1]
+    # fp32 weights and two moments, and the fp32 gradient that one update makes of its share; plain fp32 needs no copies
+    state = 8 if zero == 0 and section.precision == "fp32" else 16
+    optimizer = 0.0 if offload != "none" else state * count / dealt[1]
     weights = 0.0 if offload == "all" else count * size / dealt[3]
     buckets = 0 if ranks == 1 or zero == 0 else 2 * min(BUCKET_ELEMENTS, count) * size * (2 if zero < 3 else 1)
     tokens = section.micro_batch * context

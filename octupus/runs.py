@@ -220,6 +220,11 @@ class Reporter:
         publish_json(self.stage.path / "progress.json", progress)
 
 
+def runs_folder() -> Path:
+    """``runs/`` of the checkout, or OCTUPUS_RUNS (a scratch file system)."""
+    return Path(os.environ.get("OCTUPUS_RUNS") or Path(__file__).resolve().parents[1] / "runs").absolute()
+
+
 class Run:
     """A run folder. Creating the object touches nothing on disk."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from statistics import median
 
 from octupus import estimate
 from octupus.config import Recipe, TrainSection
@@ -15,6 +16,8 @@ from slurm.cluster import Cluster
 from slurm.env.setup import has_gpu
 
 STAGES = ("stage1", "stage2")
+STEPS_MEASURED = 50
+UNKNOWN = " a GPU, of how many is not known (gpu_memory_gb of the cluster file), so nothing is refused"
 
 
 def check(recipe: Recipe, run: Run, where: Cluster, stages: Sequence[str]) -> Iterator[str]:
@@ -38,7 +41,7 @@ def check(recipe: Recipe, run: Run, where: Cluster, stages: Sequence[str]) -> It
         total = sum(parts.values())
         if limit is not None and total > limit:
             raise ConfigError(_too_large(recipe, stage, shape, context, parts, limit))
-        yield f"{stage}: about {total:.0f} GB{'' if limit is None else f' of {limit:.0f}'} a GPU ({_told(parts)})"
+        yield f"{stage}: about {total:.0f} GB{UNKNOWN if limit is None else f' of {limit:.0f} a GPU'} ({_told(parts)})"
         yield f"{stage}: {_hours(run, stage, shape, section, context, name)}"
 
 
@@ -79,8 +82,9 @@ def _hours(run: Run, stage: str, shape: Shape, section: TrainSection, context: i
 
 
 def _measured(run: Run, stage: str) -> float | None:
-    """Tokens per second of the stage's last recorded step, where it has run before (a line that was cut is none)."""
+    """Tokens per second, the median of the stage's last steps on a GPU, where there are any (a cut line is none)."""
     path = run.stage(stage).metrics
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    whole = [line for line in lines if line.endswith(b"\n")]
-    return float(json.loads(whole[-1])["tokens_per_s"]) if whole else None
+    lines = path.read_bytes().splitlines(keepends=True)[-STEPS_MEASURED:] if path.is_file() else []
+    rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    rates = [float(row["tokens_per_s"]) for row in rows if "gpu_mib" in row]
+    return median(rates) if rates else None

@@ -86,7 +86,8 @@ def newest_model(run: Run) -> Path:
         state = run.stage(place.split("/")[0]).state()
         if state is not None and state.status == "done":
             return run.path / place
-    raise JobError(f"run {run.name} has no finished model yet; make one with: make stage1 stage2 RUN={run.name}")
+    known = "" if (run.path / "recipe.json").is_file() else "RECIPE=... "
+    raise JobError(f"run {run.name} has no finished model yet; make one with: make stage1 stage2 {known}RUN={run.name}")
 
 
 def join_ranks() -> None:

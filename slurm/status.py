@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 from octupus.errors import ConfigError, OctupusError
-from octupus.runs import STALE_AFTER_S, Run
+from octupus.runs import STALE_AFTER_S, Run, runs_folder
 from slurm import chain, endpoint, reap
 from slurm.claim import mark_over
 from slurm.jobs import frozen
-from slurm.submit import run_named, runs_folder
+from slurm.submit import run_named
 from slurm.view import Row, clock, row, table
 
 

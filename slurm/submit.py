@@ -27,7 +27,7 @@ from eval.endpoint import answers
 from octupus import config
 from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError, OctupusError
-from octupus.runs import Run, publish_json, read_json
+from octupus.runs import Run, publish_json, read_json, runs_folder
 from slurm import budget, chain, cluster, endpoint, measured, reap
 from slurm.chain import Planned
 from slurm.claim import Claim
@@ -98,11 +98,6 @@ class Asked:
             **{name: given[name.upper()] for name in ("categories", "model")},
             url=given["MODEL_URL"],
         )
-
-
-def runs_folder() -> Path:
-    """``runs/`` of the checkout, or OCTUPUS_RUNS (a scratch file system)."""
-    return Path(os.environ.get("OCTUPUS_RUNS") or ROOT / "runs").absolute()
 
 
 def run_named(name: str) -> Run:

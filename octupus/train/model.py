@@ -102,10 +102,26 @@ def load(folder: Path, precision: str, gradient_checkpointing: bool, zero3: dict
         raise JobError(f"{folder} holds no model that can be trained: {error}") from error
     finally:
         del keep
+    _check_attention(folder, model.config)
     model.config.use_cache = False
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return Objective(model.train())
+
+
+def _check_attention(folder: Path, config: Any) -> None:
+    """Packed attention is full, causal and without dropout; a model that asks for another must not be trained as that.
+
+    Raises:
+        JobError: naming what the config asks for.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])  # absent in configs of other architectures
+    asked = {f"layer_types {kind}" for kind in kinds - {"full_attention"}}
+    asked |= {"attention_dropout"} if getattr(config, "attention_dropout", 0) else set()
+    if asked:
+        raise JobError(
+            f"{folder}/config.json asks for {', '.join(sorted(asked))}: training here has full attention only"
+        )
 
 
 def export(

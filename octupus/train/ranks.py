@@ -81,8 +81,11 @@ def join(per_node: int = 1, timeout_s: float = 1800.0) -> Iterator[Ranks]:
     if missing and len(missing) < len(NEEDED) and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError(f"the environment lacks {', '.join(missing)}; set all of {', '.join(NEEDED)}, or none")
     alone = bool(missing)
-    rank, world = (0, 1) if alone else (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    local = int(os.environ.setdefault("LOCAL_RANK", str(rank)))  # DeepSpeed reads it, too
+    try:
+        rank, world = (0, 1) if alone else (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+        local = int(os.environ.setdefault("LOCAL_RANK", str(rank)))  # DeepSpeed reads it, too
+    except ValueError as error:
+        raise ConfigError(f"RANK, WORLD_SIZE and LOCAL_RANK are numbers that a launcher sets: {error}") from error
     accelerator = get_accelerator()
     device = torch.device(accelerator.device_name(local) if accelerator.device_name() != "cpu" else "cpu")
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:

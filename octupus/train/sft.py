@@ -108,6 +108,7 @@ def loop(job: Job, engine: Any, state: checkpoint.Complete, interrupts: Interrup
             supervised, tokens, squares, stop = ranks.total([*sizes(work), interrupts.received is not None])
             if stop:
                 if state.step > saved:
+                    watchdog.beat(f"the checkpoint of step {state.step}", patience=4)
                     checkpoint.save(engine, job.checkpoints, state, ranks, section.keep_checkpoints)
                 raise Interrupted(
                     f"{job.stage} stopped at step {state.step} of {job.total}, as a signal asked; run again to go on"

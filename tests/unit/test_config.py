@@ -71,3 +71,8 @@ def test_accumulation_is_computed() -> None:
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_recipe_that_ships_loads(path: Path) -> None:
     assert load(path.stem).name == path.stem
+
+
+def test_a_recipes_name_is_its_files() -> None:
+    with pytest.raises(ConfigError, match=r"name is that of its file; for a run of another name give RUN="):
+        load("demo", ["name=x"])

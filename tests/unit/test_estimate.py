@@ -115,10 +115,17 @@ def test_gpu_hours_come_with_the_source_of_their_rate(recipe: Recipe, tmp_path: 
 
     publish_json(run.stage("data").path / "stage1" / "manifest.json", {"rows": 12800})
     run.stage("stage1").metrics.parent.mkdir(parents=True)
-    run.stage("stage1").metrics.write_text(json.dumps({"step": 1, "tokens_per_s": 8 * 10_000.0}) + '\n{"step": 2, "tok')
+    run.stage("stage1").metrics.write_text(
+        json.dumps({"step": 1, "tokens_per_s": 8 * 10_000.0, "gpu_mib": 1}) + '\n{"step": 2, "tok'
+    )
     told = list(budget.check(recipe, run, cluster(80.0), ["stage1"]))[1]
     # 12,800 rows x 2 epochs / 128 = 200 steps of 128 x 4,096 tokens, at 10,000 tokens/s and GPU
     assert told == "stage1: about 2.9 GPU-hours for 200 steps (80,000 tokens/s, as this stage ran before)"
+
+
+def test_without_the_size_of_a_gpu_nothing_is_refused_and_it_says_so(recipe: Recipe, tmp_path: Path) -> None:
+    told, _ = budget.check(recipe, Run(tmp_path), cluster(None), ["stage1"])
+    assert "of how many is not known (gpu_memory_gb of the cluster file), so nothing is refused" in told
 
 
 def test_where_nothing_is_known_of_the_model_it_says_so(recipe: Recipe, tmp_path: Path) -> None:

@@ -131,6 +131,19 @@ def test_the_learning_rate_rises_in_a_line_and_falls_in_a_cosine() -> None:
     assert rates[3:] == sorted(rates[3:], reverse=True)
 
 
+def test_attention_that_training_does_not_do_is_refused(run: Run) -> None:
+    edit(run.path / "surgery" / "model" / "config.json", layer_types=["full_attention", "sliding_attention"])
+    with pytest.raises(JobError, match="asks for layer_types sliding_attention: training here has full attention only"):
+        sft.run(recipe(), run, "stage1")
+
+
+def test_a_rank_that_is_no_number_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "first")
+    with pytest.raises(ConfigError, match="RANK, WORLD_SIZE and LOCAL_RANK are numbers that a launcher sets"):
+        sft.run(recipe(), run, "stage1")
+
+
 @pytest.mark.parametrize(("offload", "zero", "least"), [("all", 2, 3), ("optimizer", 0, 1)])
 def test_what_deepspeed_cannot_offload_is_refused(offload: str, zero: int, least: int) -> None:
     with pytest.raises(ConfigError, match=rf"offload '{offload}' needs zero {least} or more, not {zero}"):
