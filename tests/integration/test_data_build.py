@@ -323,8 +323,7 @@ def test_empty_recipes_and_missing_surgery_get_a_sentence(tmp_path: Path) -> Non
 def test_preview_shows_what_is_supervised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "recipes").mkdir()
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OCTUPUS_RUNS", str(tmp_path / "runs"))
     path = write_jsonl(tmp_path / "a.jsonl", [call("weather?", {"city": "Paris"})])
     chosen = suite([source(path)])
     run = run_folder(tmp_path / "runs/test")
