@@ -34,7 +34,7 @@ from octupus.data.sources import open_source, rows_code
 from octupus.data.store import Store
 from octupus.data.workers import Workers
 from octupus.errors import ConfigError, DataError, OctupusError
-from octupus.runs import Reporter, Run, publish_bytes
+from octupus.runs import Reporter, Run, publish_bytes, runs_folder
 from octupus.tokenizer import HfTokenizer, load_wire
 from octupus.wire import Wire
 from octupus.wire.messages import canonical_json
@@ -284,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         recipe = load(chosen.recipe, chosen.set)
-        folder = Run(Path("runs") / (chosen.run or recipe.name))
+        folder = Run(runs_folder() / (chosen.run or recipe.name))
         print(run(recipe, folder, [chosen.stage])[chosen.stage])
     except OctupusError as error:
         print(f"data: {error}", file=sys.stderr)

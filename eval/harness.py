@@ -48,12 +48,12 @@ def start(
         return subprocess.Popen(command, env=env, cwd=root, **files)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Leave no process behind, however the stage ends."""
+def end(process: subprocess.Popen[bytes], grace_s: float = 5) -> None:
+    """Leave no process behind, however the stage ends; it may take ``grace_s`` to finish."""
     if process.poll() is None:
         process.terminate()
         try:
-            process.wait(timeout=5)
+            process.wait(timeout=grace_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -147,10 +147,11 @@ class Harness:
         self.server.check()
         if code:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
+            said = log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
+            last = "\n".join([", whose last lines are:", *said]) if said else ""
             raise JobError(
                 f"bfcl generate {how} after {self.count()} answers, which are kept; the same command goes on from "
-                f"there; see {log}{last and f', whose last lines are:{chr(10)}{last}'}"
+                f"there; see {log}{last}"
             )
 
     def _env(self, ids: Path | None) -> dict[str, str]:

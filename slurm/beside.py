@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from eval.harness import end
 from octupus.config import ServeSection
 from octupus.errors import JobError
 from octupus.runs import Run
@@ -58,12 +59,7 @@ def served(command: Sequence[str], run: Run, replica: str, log: Path, timeout_s:
             time.sleep(0.1)
         yield
     finally:
-        server.terminate()
-        try:
-            server.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        end(server, grace_s=30)
         run.withdraw_endpoint(replica)
 
 

@@ -143,10 +143,11 @@ def test_the_calls_that_the_model_wants_are_the_calls_that_arrive(server: Served
 
 def test_what_the_model_wants_illegally_does_not_arrive(server: Served) -> None:
     calls = [["get_weather", {"town": 5}], ["rm", {"-rf": "/"}]]
-    for seed in range(10):
-        answer = shape(ask(server, {"calls": calls}, tools=TOOLS, seed=seed, tool_choice="required"))
-        if answer["finish"] != "length":
-            check_calls(answer["calls"], set(SCHEMAS))
+    asked = [shape(ask(server, {"calls": calls}, tools=TOOLS, seed=s, tool_choice="required")) for s in range(10)]
+    whole = [answer for answer in asked if answer["finish"] != "length"]
+    assert whole, "all were cut, so nothing was looked at"
+    for answer in whole:
+        check_calls(answer["calls"], set(SCHEMAS))
 
 
 def test_a_tool_loop_with_replayed_and_echoed_messages(server: Served) -> None:
