@@ -11,7 +11,6 @@ import argparse
 import gc
 import json
 import random
-import resource
 import sys
 import time
 from collections import Counter
@@ -20,9 +19,11 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import psutil
 
 from benchmarks import constrain_data as data
 from benchmarks.constrain_engines import VERSIONS, Engine, Llguidance, Ours, Xgrammar
+from octupus.config import ConstraintSection
 from octupus.constrain import Constraint, Vocabulary
 from octupus.constrain.vocabulary import Mask
 from octupus.errors import ConstraintError
@@ -35,8 +36,9 @@ Figures = dict[str, Any]
 class Bench:
     """The vocabulary and the answers, read once."""
 
-    def __init__(self, full: bool, seed: int) -> None:
-        self.full, self.random = full, random.Random(seed)
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.full, self.random = bool(options.full), random.Random(options.seed)
+        self.count, self.first, self.sampler = options.count, options.first, options.sampler
         self.tokenizer = data.qwen()
         self.vocabulary = Vocabulary.from_tokenizer(self.tokenizer)
         self.answers = data.bfcl()
@@ -68,7 +70,7 @@ def speed(bench: Bench) -> Figures:
     """Compile, mask and accept: a schema never seen, and one warmed with one random walk."""
     engines: list[Engine] = [Ours(bench.vocabulary, "lm-format-enforcer"), Ours(bench.vocabulary, "auto")]
     engines += [Xgrammar(bench.vocabulary), Llguidance(bench.vocabulary)]
-    sample = bench.schemas[: 600 if bench.full else 60]
+    sample = bench.schemas[: bench.count or (600 if bench.full else 60)]
     cold: dict[str, list[float]] = {engine.name: [] for engine in engines}
     known: dict[str, list[float]] = {engine.name: [] for engine in engines}
     worst = dict.fromkeys(cold, 0.0)
@@ -186,7 +188,9 @@ def suites(bench: Bench) -> Figures:
         if not groups:
             print(f"{name}: not there (looked in {data.SHARED}); skipped")
             continue
-        constraint, refused = Constraint(bench.vocabulary).set_up(), Counter[str]()
+        # The official suite calls every instance of a format valid: an annotation, as JSON Schema has it.
+        options = ConstraintSection(formats="none" if name == "official" else "content")
+        constraint, refused = Constraint(bench.vocabulary, options).set_up(), Counter[str]()
         right, invalid, worst = 0, 0, 0.0
         for group in groups:
             try:
@@ -214,9 +218,9 @@ def walks(bench: Bench) -> Figures:
     constraint = Constraint(bench.vocabulary).set_up()
     counts = {"unigram": 10_000 if bench.full else 1_000, "uniform": 1_000 if bench.full else 100}
     figures: Figures = {}
-    for sampler, count in counts.items():
-        illegal, unfinished, broken = 0, 0, 0
-        for number in range(count):
+    for sampler in [bench.sampler] if bench.sampler else counts:
+        illegal, unfinished, broken, count = 0, 0, 0, bench.count or counts[sampler]
+        for number in range(bench.first, bench.first + count):
             rng, answer = random.Random(number), bench.schemas[number % len(bench.schemas)]
             text, ended = _walk_text(bench, constraint, answer.schema, rng, sampler)
             try:
@@ -240,10 +244,16 @@ def _walk_text(
         mask = position.mask()
         if position.ended and not mask.any():
             return text, True
-        token = bench.draw(mask, rng) if sampler == "unigram" else rng.choice(bench.vocabulary.unpack(mask))
+        token = bench.draw(mask, rng) if sampler == "unigram" else _any(mask, rng)
         position = position.advance(token)
         text += bench.vocabulary.tokens[token] or b""
     return text, position.ended
+
+
+def _any(mask: Mask, rng: random.Random) -> int:
+    """One of the allowed tokens, each as likely as any other."""
+    ids = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
+    return int(ids[rng.randrange(len(ids))])
 
 
 def _legal(text: bytes, schema: Any) -> bool:
@@ -260,20 +270,38 @@ def _legal(text: bytes, schema: Any) -> bool:
 
 
 def memory(bench: Bench) -> Figures:
-    """Many schemas, four masks each: what is kept stays at its bound."""
+    """Many schemas, four masks each: what is kept stays at its bound; how long the garbage collector stops a mask."""
     constraint = Constraint(bench.vocabulary).set_up()
-    count, rng = 100_000 if bench.full else 5_000, random.Random(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    count, rng = bench.count or (100_000 if bench.full else 5_000), random.Random(1)
+    worst, pauses, process = 0.0, [0.0], psutil.Process()
+    before = most = process.memory_info().rss
+
+    def collected(phase: str, info: dict[str, int]) -> None:
+        pauses.append(time.thread_time() if phase == "start" else time.thread_time() - pauses.pop())
+
+    gc.callbacks.append(collected)
     for number, schema in enumerate(_generated(rng, count)):
         position: Any = constraint.json(schema, "", "", arguments=True)
         for _ in range(4):
-            ids = bench.vocabulary.unpack(position.mask())
-            position = position.advance(ids[-1]) if ids else position
-        if number % 20_000 == 19_999:
-            print(f"  {number + 1} schemas: {constraint.counts()['bytes'] / 2**20:.0f} MiB counted")
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{count} schemas: {before:.0f} MiB before, {after:.0f} MiB at most, {constraint.counts()}")
-    return {"memory_schemas": count, "rss_before_mib": round(before), "rss_most_mib": round(after)}
+            began = time.thread_time()
+            mask = position.mask()
+            worst = max(worst, time.thread_time() - began)
+            ids = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
+            position = position.advance(int(ids[-1])) if len(ids) else position
+        if number % 500 == 499:
+            most = max(most, process.memory_info().rss)
+        if number % 5_000 == 4_999:
+            kept, longest = constraint.counts(), 1e3 * max(pauses)
+            print(
+                f"  {number + 1} schemas: {kept['cached_bytes'] / 2**20:.0f} MiB counted in {kept['automata']:.0f}, "
+                f"RSS {process.memory_info().rss / 2**20:.0f} MiB, slowest mask {1e3 * worst:.1f} ms, "
+                f"longest garbage collection {longest:.1f} ms",
+                flush=True,
+            )
+    gc.callbacks.remove(collected)
+    figures = {"memory_schemas": count, "memory_bound_mib": constraint.options.cache_mb}
+    figures |= {"rss_before_mib": round(before / 2**20), "rss_most_mib": round(most / 2**20)}
+    return {**figures, "memory_worst_mask_ms": round(1e3 * worst, 2), "longest_gc_ms": round(1e3 * max(pauses), 2)}
 
 
 def _generated(rng: random.Random, count: int) -> Iterator[dict[str, Any]]:
@@ -297,11 +325,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all, where none is named")
     parser.add_argument("--full", action="store_true", help="all schemas, 10,000 walks, 100,000 schemas in memory")
+    parser.add_argument("--count", type=int, help="so many schemas (speed, memory) or walks, to split a long run")
+    parser.add_argument("--sampler", choices=["unigram", "uniform"], help="of walks: only this one")
+    parser.add_argument("--first", type=int, default=0, help="number of the first walk, to go on with a split run")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if not data.BFCL.is_dir():
         sys.exit(f"no BFCL data in {data.BFCL}; run: make bfcl-data")
-    bench = Bench(options.full, options.seed)
+    bench = Bench(options)
     figures: Figures = {"benchmark": "constrain", "versions": VERSIONS, "full": options.full}
     for name in options.parts or PARTS:
         print(f"== {name}: {(PARTS[name].__doc__ or '').splitlines()[0]}", flush=True)

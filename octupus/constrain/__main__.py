@@ -91,8 +91,7 @@ def explain(
     by_name = {tool.name: tool for tool in tools}
     for call in calls:
         if call.name in by_name:
-            validator = constraint.plan(by_name[call.name].parameters, arguments=True).validator
-            for problem in validator.problems(call.arguments):
+            for problem in constraint.plan(by_name[call.name].parameters, arguments=True).problems(call.arguments):
                 yield f"{call.name}: {problem}", False
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 from octupus.constrain.grammar import Grammar
 from octupus.constrain.sets import Allowed, Shared
 from octupus.constrain.stack import Branch
 from octupus.constrain.vocabulary import Mask
-from octupus.constrain.walk import Walk
+from octupus.constrain.walk import MAX_STEPS, Walk
+from octupus.errors import ConstraintError
 
 MAX_FORCED = 512
 """Bytes looked ahead for a forced text."""
 MAX_TOKENS_CACHED = 1024
 """Token moves remembered in one state."""
+MAX_BRANCHES = 512
+"""Positions that one text can stand at: alternatives that agree so far multiply where they are nested."""
 STATE_BYTES, POSITION_BYTES = 700, 1_300
 """About what one takes, caches included."""
 
@@ -71,6 +73,7 @@ class Automaton:
         self._states: dict[tuple[Branch, ...], State] = {}
         self._alike: dict[object, Allowed] = {}
         self._set_bytes = 0
+        self._left = MAX_STEPS
         self.start = self._state(grammar.first)
 
     @property
@@ -79,12 +82,11 @@ class Automaton:
         return len(self._states) * STATE_BYTES + self._grammar.positions * POSITION_BYTES + self._set_bytes
 
     def allow(self, state: State) -> Allowed:
-        began = time.perf_counter()
         with self._lock:
+            self._left = MAX_STEPS
             sets = tuple(self._branch_set(branch) for branch in state.branches if branch.top is not None)
             state.allowed = found = self._shared.union(sets)
         self._shared.made += 1
-        self._shared.seconds += time.perf_counter() - began
         return found
 
     def advance(self, state: State, token: int) -> State | None:
@@ -117,6 +119,9 @@ class Automaton:
             at += 1
             if inside and at < len(data):
                 found = {branch: None for branch in found if not self._grammar.at_key(branch)}
+            if len(found) > MAX_BRANCHES:
+                why = f"more than {MAX_BRANCHES} ways to read the text so far; alternatives must differ sooner"
+                raise ConstraintError(why)
             branches = tuple(found) if len(found) < 2 else tuple(sorted(found, key=lambda branch: branch.number))
         return self._state(branches) if branches else None
 
@@ -146,8 +151,9 @@ class Automaton:
             key, everywhere = self._grammar.alike(branch)
             found = self._shared.get(key) if everywhere else self._alike.get(key)
             if found is None:
-                walk = Walk(self._grammar, self._shared)
+                walk = Walk(self._grammar, self._shared, self._left)
                 walk.along(branch, self._shared.vocabulary.trie)
+                self._left = walk.left
                 found = self._shared.collect(walk.ids, walk.masks)
                 if everywhere:
                     self._shared.put(key, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -9,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from octupus.constrain.figures import Figures
 from octupus.constrain.vocabulary import Mask, Vocabulary, utf8_after
 from octupus.errors import ConstraintError
 from octupus.wire.grammar import CallGrammar
@@ -125,8 +127,11 @@ class CallState:
     Methods work on the tokens accepted so far; ``advance`` and ``rollback`` change them. For one thread at a time.
     """
 
-    def __init__(self, vocabulary: Vocabulary, grammar: CallGrammar, texts: Texts) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, grammar: CallGrammar, texts: Texts, figures: Figures | None = None
+    ) -> None:
         self._vocabulary, self._grammar, self._texts = vocabulary, grammar, texts
+        self._figures = figures or Figures()
         self._frame = frame = grammar.frame
         if frame.call_close is None and frame.between_calls:
             raise ConstraintError("a frame whose calls are not closed cannot hold text between them")
@@ -164,6 +169,7 @@ class CallState:
         Raises:
             ConstraintError: nothing may follow (never an end in its place), or working the mask out exceeds its budget.
         """
+        began = time.perf_counter()
         turn, words = self._history[-1], self._vocabulary.words
         if turn.text is None:
             row[:] = 0
@@ -174,6 +180,8 @@ class CallState:
             row[token >> 5] |= np.int32(np.uint32(1 << (token & 31)).view(np.int32))
         if not specials and not row[:words].any():
             raise ConstraintError(f"nothing may follow in phase {turn.phase!r}; this is a defect of the constraint")
+        self._figures.add("masks")
+        self._figures.add("mask_seconds", time.perf_counter() - began)
 
     def advance(self, token: int) -> bool:
         """Accept one token; False (and nothing changed) where it is not allowed."""

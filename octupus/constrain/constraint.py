@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from octupus.config import ConstraintSection
 from octupus.constrain.automaton import Automaton, State
 from octupus.constrain.call import CallState, Position
+from octupus.constrain.figures import Figures
 from octupus.constrain.grammar import Grammar
 from octupus.constrain.guidance import Guidance, Place, Session, lark
+from octupus.constrain.kept import Kept
 from octupus.constrain.nodes import as_bytes, literals
 from octupus.constrain.plan import Plan, compile_schema
 from octupus.constrain.schema import bounded
@@ -24,12 +24,11 @@ from octupus.constrain.warm import prepare, rehearse
 from octupus.errors import ConstraintError
 from octupus.wire.grammar import CallGrammar
 
-MAX_PLANS = 4096
-MAX_AUTOMATA = 4096
-MAX_BYTES = 512 << 20
-"""Of all states and masks together."""
-RECOUNT = 64
-"""After so many new automata all are counted again."""
+Made = TypeVar("Made")
+MAX_KEPT = 4096
+"""Plans, and automata, whatever their size."""
+PLANS_SHARE = 4
+"""One part in so many of ``cache_mb`` is for plans, the rest for automata and their masks."""
 
 
 class Constraint:
@@ -38,18 +37,19 @@ class Constraint:
     Args:
         vocabulary: of the model that generates.
         options: the recipe's section ``serve.constraint``.
+        figures: where to count; see :class:`Figures`.
     """
 
-    def __init__(self, vocabulary: Vocabulary, options: ConstraintSection | None = None) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, options: ConstraintSection | None = None, figures: Figures | None = None
+    ) -> None:
         self.vocabulary, self.options = vocabulary, options or ConstraintSection()
+        self.figures = figures or Figures()
         self._shared = Shared(vocabulary)
-        self._lock = threading.RLock()
-        self._plans: OrderedDict[object, Plan | ConstraintError] = OrderedDict()
-        self._automata: OrderedDict[object, Automaton] = OrderedDict()
-        self._bytes = 0
-        self._made = 0
+        room = self.options.cache_mb << 20
+        self._plans: Kept[Plan | ConstraintError] = Kept(MAX_KEPT, room // PLANS_SHARE, _size)
+        self._automata: Kept[Automaton] = Kept(MAX_KEPT, room - room // PLANS_SHARE, lambda automaton: automaton.size)
         self._guidance = Guidance.of(vocabulary)
-        self._totals = {"plan_hits": 0.0, "plan_misses": 0.0, "refusals": 0.0, "compile_seconds": 0.0}
 
     def set_up(self) -> Constraint:
         """Do now, in a second or two, what the first requests would else wait for; for who generates."""
@@ -64,38 +64,42 @@ class Constraint:
 
         Schemas are compiled when the answer comes to them, or in the background: ``CallState.prepare``.
         """
-        return CallState(self.vocabulary, grammar, self)
+        return CallState(self.vocabulary, grammar, self, self.figures)
 
     def counts(self) -> dict[str, float]:
-        """For metrics: totals since the start, and what the caches hold now."""
-        with self._lock:
-            held = {"plans": len(self._plans), "automata": len(self._automata), "bytes": self._bytes}
-        return {**self._totals, **held, "masks": self._shared.made, "mask_seconds": self._shared.seconds}
+        """For metrics: see :data:`octupus.constrain.figures.NAMES`; and what the caches hold now."""
+        self.figures.set("worked_out", self._shared.made)
+        return {**self.figures.read(), "plans": len(self._plans), "automata": len(self._automata)}
 
     def plan(self, schema: Any, *, arguments: bool = False) -> Plan:
         """How a schema is enforced; see :func:`compile_schema`."""
         bounded(schema)  # before anything goes down into it
         key = (_digest(schema), arguments)
-        with self._lock:
-            found = self._plans.get(key)
-            self._totals["plan_hits" if found is not None else "plan_misses"] += 1
-            if found is not None:
-                self._plans.move_to_end(key)
+        found = self._plans.get(key)
         if found is None:
-            began = time.perf_counter()
             try:
-                found = compile_schema(schema, self.options, arguments=arguments)
+                found = self._timed(lambda: compile_schema(schema, self.options, arguments=arguments))
             except ConstraintError as error:
                 found = error
-            with self._lock:
-                self._totals["compile_seconds"] += time.perf_counter() - began
-                self._plans[key] = found
-                while len(self._plans) > MAX_PLANS:
-                    self._plans.popitem(last=False)
+            self._plans.put(key, found)
+            self._count_bytes()
+        else:
+            self.figures.add("hits")
         if isinstance(found, ConstraintError):
-            self._totals["refusals"] += 1
+            self.figures.add("refusals")
             raise type(found)(found.reason, pointer=found.pointer, keyword=found.keyword)
         return found
+
+    def _timed(self, make: Callable[[], Made]) -> Made:
+        began = time.perf_counter()
+        try:
+            return make()
+        finally:
+            self.figures.add("compiles")
+            self.figures.add("compile_seconds", time.perf_counter() - began)
+
+    def _count_bytes(self) -> None:
+        self.figures.set("cached_bytes", self._plans.bytes + self._automata.bytes)
 
     def literal(self, texts: tuple[str, ...]) -> State:
         """The start of a text that is one of ``texts``."""
@@ -122,22 +126,18 @@ class Constraint:
         return self._automaton((plan, before, after), make).start
 
     def _automaton(self, key: object, make: Callable[[], Automaton]) -> Automaton:
-        with self._lock:
-            found = self._automata.get(key)
-            if found is not None:
-                self._automata.move_to_end(key)
-                return found
-        made = make()  # without the lock: others go on meanwhile
-        with self._lock:
-            self._automata[key] = made
-            self._made += 1
-            # What was made grows as it is used; looking at all of it every time would cost more than it saves.
-            known = self._made % RECOUNT
-            self._bytes = self._bytes + made.size if known else sum(a.size for a in self._automata.values())
-            while len(self._automata) > 1 and (len(self._automata) > MAX_AUTOMATA or self._bytes > MAX_BYTES):
-                _, oldest = self._automata.popitem(last=False)
-                self._bytes -= oldest.size
+        found = self._automata.get(key)
+        if found is not None:
+            self.figures.add("hits")
+            return found
+        made = self._timed(make)
+        self._automata.put(key, made)
+        self._count_bytes()
         return made
+
+
+def _size(plan: Plan | ConstraintError) -> int:
+    return plan.size if isinstance(plan, Plan) else 1_000
 
 
 def _digest(schema: Any) -> bytes:

@@ -13,7 +13,7 @@ import llguidance
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
-from octupus.constrain.keywords import FORMATS, NUMERIC
+from octupus.constrain.keywords import NUMERIC
 from octupus.constrain.lexing import MAX_DIGITS
 from octupus.constrain.nodes import Excluding, Node
 from octupus.constrain.vocabulary import Mask, Vocabulary
@@ -21,6 +21,7 @@ from octupus.errors import ConstraintError
 
 BY_GUIDANCE = NUMERIC | {"pattern", "format", "patternProperties", "enum"}
 """What llguidance enforces of that which lm-format-enforcer's grammar leaves out."""
+_FACETS = {"string": frozenset({"pattern", "format"}), "number": NUMERIC, "integer": NUMERIC}
 _SPACING = {
     "canonical": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
     "any": {"whitespace_flexible": True},
@@ -67,7 +68,7 @@ class _Schema:
             raise ConstraintError("a string that must not be one of some", pointer=node.parts[0].pointer, keyword="not")
         if node.type in ("string", "number", "integer"):
             made |= {k: v for k, v in (("minLength", node.minLength), ("maxLength", node.maxLength)) if v is not None}
-            facets = [{k: v} for at in node.parts for k, v in at.schema.items() if _applies(k, v, node.type)]
+            facets = [{k: v} for at in node.parts for k, v in at.schema.items() if k in _FACETS[node.type]]
             unique = {json.dumps(facet, sort_keys=True): facet for facet in facets}
             return (
                 {"allOf": [made, *unique.values()]} if len(unique) > 1 else {**made, **next(iter(unique.values()), {})}
@@ -86,13 +87,6 @@ class _Schema:
         made |= {"minProperties": node.min_properties} if node.min_properties else {}
         made |= {"maxProperties": node.max_properties} if node.max_properties is not None else {}
         return made
-
-
-def _applies(keyword: str, value: Any, kind: str) -> bool:
-    """Whether a facet says something of this type (of formats, only those that llguidance implements)."""
-    if kind == "string":
-        return keyword == "pattern" or (keyword == "format" and value in FORMATS)
-    return keyword in NUMERIC
 
 
 def _plain(text: str) -> str:

@@ -12,7 +12,7 @@ from octupus.wire.messages import canonical_json
 NUMERIC = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 SCALAR_FACETS = NUMERIC | {"pattern", "minLength", "maxLength"}
 FORMATS = frozenset({"date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
-"""Formats that the second authority implements; any other is an annotation."""
+"""Formats that the second authority implements; any other is always an annotation."""
 OPEN = ("additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames")
 """What says whether an object takes properties that it does not declare."""
 LEFT_OUT = {
@@ -93,7 +93,5 @@ def left_out(kind: str, at: Location, keyword: str) -> bool:
     """Whether this keyword asserts something of a type that lm-format-enforcer's grammar does not implement."""
     if keyword not in LEFT_OUT[kind]:
         return False
-    if keyword == "format":
-        return at.schema[keyword] in FORMATS
     value = at.schema[keyword]
     return value is True if keyword == "uniqueItems" else keyword == "contains" or (value is not True and value != {})

@@ -53,6 +53,8 @@ class Logic:
     def __init__(self, document: Document, disjoint: Callable[[tuple[Location, ...]], bool]) -> None:
         self._document, self._disjoint = document, disjoint
         self._steps = 0
+        self.at = document.root
+        """What was looked at last, for messages."""
 
     def step(self, at: Location, count: int = 1) -> None:
         """Spend a part of the budget.
@@ -60,7 +62,7 @@ class Logic:
         Raises:
             ConstraintError: it is spent.
         """
-        self._steps += count
+        self._steps, self.at = self._steps + count, at
         if self._steps > MAX_STEPS:
             raise ConstraintError("the schema is too complex to normalise", pointer=at.pointer)
 

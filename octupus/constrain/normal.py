@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,42 +11,52 @@ from octupus.constrain.logic import EXCLUDE, TYPES, Alternative, Logic, Mark
 from octupus.constrain.nodes import Excluding, Node, absorbed, as_bytes, literals, prune
 from octupus.constrain.schema import Document, Location
 from octupus.constrain.validate import validate
-from octupus.errors import Unsatisfiable
+from octupus.errors import ConstraintError, Unsatisfiable
 from octupus.wire.messages import canonical_json
 
 MAX_ENUM = 1024
 """Values of one enum; larger ones are left to the second authority."""
+
+MAX_DEEP = 8
+"""Questions whether two alternatives exclude each other, asked inside one another; more count as not known."""
 
 
 class Normal:
     """A schema's normal form.
 
     Args:
-        arguments: of a function: the root is an object, whatever the schema says; objects that declare properties and
-            say nothing of others take no others.
+        arguments: of a function: the root is an object, whatever the schema says.
+        closed: objects that declare properties and say nothing of others take no others.
 
     Raises:
         ConstraintError: nothing satisfies the schema, or it is beyond the bounds.
     """
 
-    def __init__(self, schema: Any, *, arguments: bool = False) -> None:
+    def __init__(self, schema: Any, *, arguments: bool = False, closed: bool = False) -> None:
         self.document = Document(schema)
         self._logic = Logic(self.document, self._disjoint)
-        self._closed = arguments
+        self._closed = closed
         self._nodes: dict[frozenset[str], Node] = {}
         self._goals: dict[Node, tuple[Location, ...]] = {}
         self._working: set[Node] = set()
+        self._deep = 0
         self.keywords: set[Mark] = set()
         """(pointer, keyword) of every assertion met."""
         self._arguments = self.document.root.instead({"type": "object"}, "arguments")
         self.root = self._node((self.document.root, *([self._arguments] if arguments else [])))
-        productive = self._productive(self.root)
+        try:
+            productive = self._productive(self.root)
+        except RecursionError as error:
+            pointer = self._logic.at.pointer
+            raise ConstraintError("references lead into one another too deeply", pointer=pointer) from error
         if self.root not in productive:
             raise Unsatisfiable("no value satisfies the schema")
         self.unenforced: set[Mark] = set()
-        for node in list(self._below(self.root)):
+        nodes = list(self._below(self.root))
+        for node in nodes:
             prune(node, productive)
             self.unenforced |= node.marks
+        self.size = len(nodes)
 
     def _node(self, goal: tuple[Location, ...]) -> Node:
         key = frozenset(at.key for at in goal if at.schema is not True)
@@ -70,6 +81,8 @@ class Normal:
         seen, stack = {root}, [root]
         while stack:
             node = self._ready(stack.pop())
+            if self._deep:
+                self._logic.step(self.document.root)  # for every pair of alternatives again
             yield node
             inner = [*node.anyOf, *node.prefix, *node.properties.values(), *node.patterns.values(), node.rest]
             inner.append(node.properties.additional)
@@ -79,29 +92,41 @@ class Normal:
 
     def _productive(self, root: Node) -> set[Node]:
         """The nodes below ``root`` that some finite value satisfies; those being filled in count as such."""
-        nodes = list(self._below(root))
         found: set[Node] = set()
-        size = -1
-        while size != len(found):
-            size = len(found)
-            found.update(n for n in nodes if n not in found and self._is_productive(n, found))
+        waiting: defaultdict[Node, list[tuple[Node, Iterator[Node]]]] = defaultdict(list)
+        ready = [(node, needs) for node in self._below(root) for needs in self._needs(node)]
+        while ready:
+            node, needs = ready.pop()
+            lacking = next((n for n in needs if n not in found), None)
+            if lacking is not None:
+                waiting[lacking].append((node, needs))  # and goes on behind it once it is found
+            elif node not in found:
+                found.add(node)
+                ready += waiting.pop(node, ())
         return found
 
-    def _is_productive(self, node: Node, found: set[Node]) -> bool:
-        if node in self._working:
-            return True
-        if node.type is None and not node.enum:
-            return any(a in found for a in node.anyOf)
-        if node.type == "array":
-            first = node.prefix[: node.minItems or 0]
-            more = (node.minItems or 0) > len(node.prefix)
-            return all(n in found for n in first) and (not more or node.rest in found)
-        return all(node.properties[name] in found for name in node.required)
+    def _needs(self, node: Node) -> Iterator[Iterator[Node]]:
+        """The ways to satisfy a node: each what has to be productive for it."""
+        if node in self._working or (node.type is None and node.enum):
+            yield iter(())
+        elif node.type is None:
+            yield from (iter((alternative,)) for alternative in node.anyOf)
+        elif node.type == "array":
+            least = node.minItems or 0
+            assert node.rest is not None
+            yield iter((*node.prefix[:least], *([node.rest] if least > len(node.prefix) else [])))
+        else:
+            yield (node.properties[name] for name in node.required)
 
     def _disjoint(self, goal: tuple[Location, ...]) -> bool:
         self._logic.step(goal[0], 8)
+        if self._deep == MAX_DEEP:
+            return False
+        self._deep += 1
         node = self._node(goal)
-        return node not in self._productive(node)
+        disjoint = node not in self._productive(node)
+        self._deep -= 1
+        return disjoint
 
     def _typed(self, alternative: Alternative) -> Iterator[Node]:
         """One node for each type that all parts admit."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from octupus.config import ConstraintSection
 from octupus.constrain.guidance import BY_GUIDANCE, check, lark
+from octupus.constrain.keywords import FORMATS
 from octupus.constrain.logic import Mark
 from octupus.constrain.nodes import Node, as_bytes
 from octupus.constrain.normal import Normal
-from octupus.constrain.schema import bounded
+from octupus.constrain.schema import as_read, bounded, escape
 from octupus.constrain.validate import Validator
 from octupus.errors import ConstraintError
 from octupus.wire.messages import canonical_json
 
 Authority = Literal["lm-format-enforcer", "llguidance"]
+
+PLAN_BYTES, NODE_BYTES = 4_000, 2_500
+"""About what a plan takes, and each of its nodes, with the part of the schema that it comes from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +40,23 @@ class Plan:
     def node(self) -> Node:
         return self.normal.root
 
+    @property
+    def size(self) -> int:
+        """About how many bytes this takes."""
+        return PLAN_BYTES + NODE_BYTES * self.normal.size
+
     def admits(self, value: Any) -> bool:
         """Whether the masks would let this valid value through: it has no property that its tool does not declare."""
         return self.normal.admits(self.node, value)
+
+    def problems(self, value: Any) -> list[str]:
+        """Why the masks refuse a value, each with JSON pointer and keyword; empty where only its text is wrong."""
+        found = self.validator.problems(value)
+        if not found and not self.admits(value):
+            found = list(_undeclared(self.normal.document.root.schema, value))
+        if not found and canonical_json(self.arrange(value)) != canonical_json(value):
+            found = ["/: keys in another order than the one that is enforced (keyword 'properties')"]
+        return found
 
     def arrange(self, value: Any) -> Any:
         """``value`` with its properties in the order that the authority generates them in."""
@@ -63,8 +82,9 @@ def compile_schema(
 
     Args:
         schema: JSON Schema, draft 2020-12 (what older drafts have besides is understood where it contradicts nothing).
-        arguments: of a function: an object whatever the schema says; objects that declare properties and say nothing of
-            others take no others.
+        arguments: of a function: an object whatever the schema says. Where ``options`` do not say otherwise, objects
+            that declare properties and are silent on others take no others, and ``format`` is the annotation that
+            JSON Schema takes it for: it tells the model what is wanted. In any other schema it is asserted.
 
     Raises:
         ConstraintError: with JSON pointer and keyword: no schema, one that nothing satisfies, one beyond the bounds, or
@@ -72,13 +92,15 @@ def compile_schema(
     """
     options = options or ConstraintSection()
     bounded(schema)  # first: what follows goes down into it
+    asserted = options.formats == "all" or (options.formats == "content" and not arguments)
+    schema = as_read(schema, FORMATS if asserted else frozenset())
     try:
         validator = Validator(schema)
     except ConstraintError as error:
         if not error.pointer:
             Normal(schema)  # the validator does not say where a reference stands that names nothing
         raise
-    normal = Normal(schema, arguments=arguments)
+    normal = Normal(schema, arguments=arguments, closed=arguments and options.undeclared == "closed")
     authority: Authority = "lm-format-enforcer"
     left_out = normal.unenforced
     if options.backend == "llguidance" or (options.backend == "auto" and any(k in BY_GUIDANCE for _, k in left_out)):
@@ -99,3 +121,19 @@ def compile_schema(
 
 def _text(name: str) -> str:
     return as_bytes(canonical_json(name)[1:-1])
+
+
+def _undeclared(schema: Any, value: Any, pointer: str = "") -> Iterator[str]:
+    """Keys that an object holds beside those it declares, which the constraint forbids where the schema is silent."""
+    if not isinstance(schema, dict):
+        return
+    declared = schema.get("properties")
+    if isinstance(value, dict) and isinstance(declared, dict):
+        for key, inner in value.items():
+            if key in declared:
+                yield from _undeclared(declared[key], inner, pointer + escape(key))
+            elif "additionalProperties" not in schema:
+                yield f"{pointer}{escape(key)}: not declared (keyword 'additionalProperties')"
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _undeclared(schema.get("items"), inner, pointer + escape(index))

@@ -10,8 +10,12 @@ from urllib.parse import unquote, urldefrag, urljoin
 from octupus.errors import ConstraintError
 
 MAX_DEPTH = 128
-MAX_VALUES = 200_000
+MAX_VALUES = 100_000
 """JSON values in one schema; more is refused."""
+_DATA = frozenset({"enum", "const", "default", "examples"})
+"""What stands below these is no schema."""
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"})
+"""What stands below these are schemas by names, which are no keywords."""
 
 
 def escape(key: str | int) -> str:
@@ -117,8 +121,32 @@ def bounded(schema: Any) -> bool:
     return named
 
 
+def as_read(schema: Any, formats: frozenset[str]) -> Any:
+    """A bounded schema as masks and validator both read it, so that they cannot disagree.
+
+    - An ``enum`` beside ``type: array`` that holds no list would admit nothing: its author meant the items.
+    - A ``format`` that is not among ``formats`` asserts nothing.
+    """
+    if isinstance(schema, list):
+        return [as_read(part, formats) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    read: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _NAMED and isinstance(value, dict):
+            read[key] = {name: as_read(inner, formats) for name, inner in value.items()}
+        elif key != "format" or not isinstance(value, str) or value in formats:
+            read[key] = value if key in _DATA else as_read(value, formats)
+    choices = read.get("enum")
+    flat = isinstance(choices, list) and choices and not any(isinstance(choice, list) for choice in choices)
+    if flat and read.get("type") == "array":
+        del read["enum"]
+        read["items"] = {"allOf": [read["items"], {"enum": choices}]} if "items" in read else {"enum": choices}
+    return read
+
+
 def _everywhere(root: Location) -> Iterator[Location]:
-    """Every object below ``root`` that may be a schema; what stands in enum and const is data."""
+    """Every object below ``root`` that may be a schema."""
     stack: list[tuple[Any, str, str]] = [(root.schema, "", root.base)]
     while stack:
         value, pointer, base = stack.pop()
@@ -127,5 +155,5 @@ def _everywhere(root: Location) -> Iterator[Location]:
             yield Location(value, pointer, base, pointer)
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in items:
-            if isinstance(inner, dict | list) and key not in ("enum", "const", "default", "examples"):
+            if isinstance(inner, dict | list) and key not in _DATA:
                 stack.append((inner, pointer + escape(key), base))

@@ -57,8 +57,8 @@ class Shared:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self.made, self.seconds = 0, 0.0
-        """Sets worked out so far, and how long that took."""
+        self.made = 0
+        """Masks worked out so far."""
         self.empty = Allowed(vocabulary, (), None)
         self._sets: dict[Hashable, Allowed] = {}
         self._unions: dict[tuple[Allowed, ...], Allowed] = {}

@@ -6,7 +6,8 @@ see ``Grammar.apart``): so which keys there are does not matter inside values, o
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from itertools import count
 from typing import Any
 
 from octupus.constrain.nodes import Node
@@ -17,6 +18,7 @@ AHEAD = 4
 MAX_LITERALS = 64
 """Characters of all texts of a literal that is worth a shape."""
 MAX_NODES = 32
+"""Of one array's items."""
 
 
 def shape_of(kind: str, state: Any) -> Hashable | None:
@@ -59,19 +61,19 @@ def _ends(node: Node, keys: set[str]) -> tuple[bool, bool]:
 def _items(array: Node) -> Hashable | None:
     """The shape of an array's items; None where they differ by place or names matter."""
     if array.shape is None:
-        array.shape = (None,) if array.prefix or array.rest is None else (_value(array.rest, [array]),)
+        array.shape = (None,) if array.prefix or array.rest is None else (_value(array.rest, [array], count()),)
     return array.shape[0]
 
 
-def _value(node: Node, above: list[Node]) -> Hashable | None:
+def _value(node: Node, above: list[Node], seen: Iterator[int]) -> Hashable | None:
     """How a value that obeys ``node`` may begin and end; recursion is said as how far up it leads."""
     if node in above:
         return "up", len(above) - above.index(node)
-    if len(above) > MAX_NODES:
+    if next(seen) > MAX_NODES:
         return None
     above = [*above, node]
     if node.type is None and not node.enum:
-        shapes = [_value(alternative, above) for alternative in node.anyOf]
+        shapes = [_value(alternative, above, seen) for alternative in node.anyOf]
         return None if None in shapes else ("any", *shapes)
     if node.type is None:
         texts = tuple(literal.text for literal in node.enum)
@@ -81,6 +83,6 @@ def _value(node: Node, above: list[Node]) -> Hashable | None:
     if node.type == "object":
         return ("object", *_ends(node, set()))
     if node.type == "array":
-        rest = None if node.prefix or node.rest is None else _value(node.rest, above)
+        rest = None if node.prefix or node.rest is None else _value(node.rest, above, seen)
         return None if rest is None else ("array", node.minItems, node.maxItems, rest)
     return node.type

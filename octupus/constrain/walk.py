@@ -9,20 +9,20 @@ from octupus.constrain.stack import Branch, with_prefix
 from octupus.constrain.vocabulary import Mask, Tail, Trie
 from octupus.errors import ConstraintError
 
-MAX_STEPS = 400_000
-"""Trie nodes looked at for one position; counted, so that the bound does not depend on the machine."""
+MAX_STEPS = 200_000
+"""Trie nodes looked at for one mask; counted, so that the bound does not depend on the machine."""
 TABLE_FROM = 64
 """Where so many tokens go on inside a string, they are looked up in a table instead of one by one."""
 
 
 class Walk:
-    """Collects ``ids`` and ``masks``."""
+    """Collects ``ids`` and ``masks``; ``left`` is what is left of the budget."""
 
-    def __init__(self, grammar: Grammar, shared: Shared) -> None:
+    def __init__(self, grammar: Grammar, shared: Shared, left: int = MAX_STEPS) -> None:
         self._grammar, self._shared = grammar, shared
         self.ids: list[int] = []
         self.masks: list[Mask] = []
-        self._steps = 0
+        self.left = left
 
     def along(self, branch: Branch, node: Trie, opened: bool = False) -> None:
         """Tokens below ``node`` whose rest may follow ``branch``.
@@ -51,9 +51,9 @@ class Walk:
                     if not (opened and byte == 0x22 and not self._grammar.apart and self._grammar.at_key(after)):
                         self.along(after, child, opened or (top.kind == "object" and byte in b"{,"))
 
-    def _spend(self, steps: int = 1) -> None:
-        self._steps += steps
-        if self._steps > MAX_STEPS:
+    def _spend(self) -> None:
+        self.left -= 1
+        if self.left < 0:
             raise ConstraintError("what may follow here is too complex to work out")
 
     def _choices(self, branch: Branch, node: Trie) -> None:

@@ -14,6 +14,7 @@ from octupus.constrain.nodes import Node
 from octupus.constrain.normal import Normal
 from octupus.constrain.sets import Shared
 from octupus.constrain.vocabulary import Vocabulary
+from octupus.errors import ConstraintError
 
 MAX_REHEARSED, MAX_NODES = 2_000, 64
 """Characters of a rehearsed answer, and values in it."""
@@ -24,7 +25,8 @@ _TEXTS = {"string": ['"x"'], "number": ["-10.5e+10", "1.5", "0.5"], "integer": [
 def prepare(shared: Shared) -> None:
     """Fill the shared sets of tokens along texts of some usual schemas."""
     for schema, text in _usual():
-        automaton = Automaton(Grammar(Normal(schema, arguments=True).root, "", "", shared, any_space=False), shared)
+        node = Normal(schema, arguments=True, closed=True).root
+        automaton = Automaton(Grammar(node, "", "", shared, any_space=False), shared)
         state: State | None = automaton.start
         for byte in text.encode():
             assert state is not None
@@ -42,8 +44,11 @@ def rehearse(automaton: Automaton, vocabulary: Vocabulary, node: Node, head: str
         state: State | None = automaton.start
         for token in vocabulary.encode(text.encode("latin-1").decode()):
             assert state is not None
-            state.mask()
-            state = state.advance(token)
+            try:
+                state.mask()
+                state = state.advance(token)
+            except ConstraintError:
+                return  # a request that comes here is told so; others need not
             if state is None:
                 break
 

@@ -35,6 +35,12 @@ def test_a_refusal_names_pointer_keyword_and_alternatives(tmp_path: Path, capsys
     assert code == 1 and "REFUSED; allowed here: '" in text and "/days" in text and "'type'" in text
 
 
+def test_an_undeclared_argument_is_named_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = {"name": "get_weather", "arguments": {"city": "x", "zip/code": 1}}
+    code, text = explained(tmp_path, capsys, {"tool_calls": [call]})
+    assert code == 1 and "/zip~1code: not declared (keyword 'additionalProperties')" in text
+
+
 @pytest.mark.parametrize(
     "answer", [[], {"tool_calls": [{"name": "get_weather", "arguments": "no json"}]}, {"tool_calls": [{}]}]
 )

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 from octupus.config import ConstraintSection
-from octupus.constrain import Constraint, compile_schema, validate
+from octupus.constrain import Constraint, Vocabulary, compile_schema, validate
 from octupus.constrain import constraint as module
+from octupus.constrain.figures import NAMES, SIZE, Figures
+from octupus.constrain.kept import RECOUNT, Kept
 from octupus.constrain.schema import MAX_VALUES
 from octupus.errors import ConstraintError
+from tests.support.tiny import tiny_dialect
 from tests.unit.constrain.setting import accepts, accepts_value, byte_constraint, byte_vocabulary
-from tests.unit.constrain.walk import closing
+from tests.unit.constrain.walk import closing, tools
 
 SECOND: list[tuple[Any, list[str], list[str]]] = [
     ({"type": "string", "pattern": "^[a-z]+$"}, ['"abc"'], ['"Abc"', '""']),
@@ -76,6 +81,14 @@ def test_annotations_neither_route_nor_refuse(schema: Any) -> None:
         ({"type": "string", "pattern": "^(?=x)y"}, "/pattern", "pattern"),
         ({"type": "object", "required": True}, "/required", "required"),
         ({"$ref": "#"}, "", "$ref"),
+        (
+            {
+                "properties": {"x": {"$ref": "#/$defs/a"}},
+                "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+            },
+            "/$defs/a",
+            "$ref",
+        ),
         ({"$ref": "https://example.com/x.json"}, "", ""),
     ],
 )
@@ -83,6 +96,59 @@ def test_refusals_name_pointer_and_keyword(schema: Any, pointer: str, keyword: s
     with pytest.raises(ConstraintError) as caught:
         compile_schema(schema)
     assert (caught.value.pointer, caught.value.keyword) == (pointer, keyword) or keyword == ""
+
+
+DATED = {"type": "object", "properties": {"day": {"type": "string", "format": "date"}}}
+
+
+@pytest.mark.parametrize(("formats", "content", "arguments"), [("content", 1, 0), ("all", 1, 1), ("none", 0, 0)])
+def test_formats_are_asserted_where_the_options_say(formats: Any, content: int, arguments: int) -> None:
+    constraint = Constraint(byte_vocabulary(), ConstraintSection(formats=formats))
+    for role, asserted in ((False, content), (True, arguments)):
+        assert accepts(DATED, '{"day": "2020-12-25"}', constraint, arguments=role)
+        assert accepts(DATED, '{"day": "Dec 25, 2020"}', constraint, arguments=role) != bool(asserted)
+
+
+def test_a_format_that_says_nothing_denies_nothing() -> None:
+    schema = {"allOf": [{"type": "string"}, {"not": {"format": "float", "maxLength": 2}}]}
+    assert accepts(schema, '"abc"') and not accepts(schema, '"ab"')
+
+
+def test_undeclared_arguments_are_closed_out_or_let_in() -> None:
+    inner = {"type": "object", "properties": {"b": {"type": "integer"}}}
+    schema = {"type": "object", "properties": {"a": inner}}
+    free = Constraint(byte_vocabulary(), ConstraintSection(undeclared="open"))
+    for value in ({"z": 1}, {"a": {"b": 1, "z": 2}}):
+        assert not accepts_value(schema, value, arguments=True)
+        assert accepts_value(schema, value, arguments=True, constraint=free)
+        assert not accepts_value({**schema, "additionalProperties": False}, {"z": 1}, arguments=True, constraint=free)
+        assert not compile_schema(schema, arguments=True).validator.problems(value), "no breach of the schema"
+    assert not accepts_value(schema, {"a": {"b": "x"}}, arguments=True, constraint=free)
+    assert accepts_value({"type": "object", "properties": {}}, {"z": 1}, arguments=True, constraint=free)
+
+
+ENUMS: list[tuple[dict[str, Any], list[Any], list[Any]]] = [
+    ({"type": "array", "enum": ["a", "b"]}, [[], ["a"], ["b", "a"]], [["c"], "a"]),
+    ({"type": "array", "items": {"type": "string"}, "enum": ["a", 1]}, [["a"]], [[1], ["b"]]),
+    ({"type": "array", "items": {"enum": ["a", "c"]}, "enum": ["a", "b"], "maxItems": 1}, [["a"]], [["b"], ["c"]]),
+    ({"type": "array", "enum": [["a"], ["b", "a"]]}, [["a"], ["b", "a"]], [[], ["b"]]),
+    ({"type": "array", "enum": [["a"], "b"]}, [["a"]], [["b"], []]),
+    ({"enum": ["a", "b"]}, ["a"], [["a"]]),
+    ({"properties": {"enum": {"type": "array", "enum": ["a"]}}}, [{"enum": ["a"]}], [{"enum": ["b"]}]),
+    ({"default": {"type": "array", "enum": ["a"]}, "const": {"type": "array", "enum": ["a"]}},
+     [{"type": "array", "enum": ["a"]}], [{"type": "array", "items": {"enum": ["a"]}}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "good", "bad"), ENUMS, ids=range(len(ENUMS)))
+def test_an_enum_of_scalars_on_an_array_is_one_of_its_items(
+    schema: dict[str, Any], good: list[Any], bad: list[Any]
+) -> None:
+    validator = compile_schema(schema).validator
+    for values, well in ((good, True), (bad, False)):
+        for value in values:
+            assert accepts_value(schema, value) == well, value
+            assert bool(validator.problems(value)) != well, "masks and validator read it the same way"
 
 
 def test_what_cannot_be_enforced_may_be_validated_instead() -> None:
@@ -154,6 +220,17 @@ def nested(depth: int) -> Any:
     return schema
 
 
+def chain(count: int, link: Any) -> Any:
+    """Definitions of which each leads to the next."""
+    links = {f"d{i}": link({"$ref": f"#/$defs/d{i + 1}"}) for i in range(count)}
+    return {"$defs": {**links, f"d{count}": {"type": "string"}}}
+
+
+def either(inner: Any) -> Any:
+    """Alternatives that exclude each other only by what lies below them."""
+    return {"oneOf": [{"required": [name], "properties": {"a": inner}} for name in "ab"]}
+
+
 HOSTILE = {
     "depth": nested(10_000),
     "enum": {"enum": list(range(1_000_000))},
@@ -164,6 +241,17 @@ HOSTILE = {
     "alternatives": {"allOf": [{"anyOf": [{"required": [f"a{i}"]}, {"required": [f"b{i}"]}]} for i in range(30)]},
     "oneOf": {"oneOf": [{"required": [f"a{i}"]} for i in range(60)], "type": "object"},
     "properties": {"properties": {f"p{i}": {"type": "string"} for i in range(20_000)}},
+    "references": {**chain(3000, lambda inner: inner), "not": {"$ref": "#/$defs/d0"}},
+    "chain": {
+        **chain(3000, lambda inner: {"type": "object", "required": ["a"], "properties": {"a": inner}}),
+        "$ref": "#/$defs/d0",
+    },
+    "questions": {**chain(3000, either), "$ref": "#/$defs/d0"},
+    "readings": {
+        **chain(40, lambda inner: {"anyOf": [{"type": "array", "items": inner, "maxItems": n} for n in (1, 2)]}),
+        "type": "array",
+        "items": {"$ref": "#/$defs/d0"},
+    },
     "lengths": {"type": "array", "minItems": 10**9, "items": {"type": "string", "minLength": 10**9}},
 }
 
@@ -185,17 +273,59 @@ def test_hostile_schemas_are_bounded(name: str) -> None:
     assert accepts({"type": "string"}, '"still here"', constraint)
 
 
-def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_PLANS", 10)
-    monkeypatch.setattr(module, "MAX_BYTES", 200_000)
+def test_definitions_may_lead_to_each_other_through_values() -> None:
+    a = {"oneOf": [{"type": "null"}, {"type": "object", "properties": {"b": {"$ref": "#/$defs/b"}}}]}
+    b = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#/$defs/a"}}]}
+    schema = {"$defs": {"a": a, "b": b}, "$ref": "#/$defs/a"}
+    assert accepts(schema, '{"b": [null, {"b": "x"}]}') and not accepts(schema, '{"b": [1]}')
+
+
+def test_so_many_readings_end_the_request_and_no_other() -> None:
     constraint = Constraint(byte_vocabulary())
+    with pytest.raises(ConstraintError, match="ways to read"):
+        accepts(HOSTILE["readings"], "[" * 30, constraint)
+    assert accepts(HOSTILE["readings"], "[]", constraint)
+
+
+def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_KEPT", 10)
+    constraint = Constraint(byte_vocabulary(), ConstraintSection(cache_mb=1))
     for number in range(100):
-        position: Any = constraint.json({"type": "string", "maxLength": 20 + number}, "", "", arguments=False)
+        schema = {"type": "string", "maxLength": 20 + number}
+        position: Any = constraint.json(schema, "", "", arguments=False)
         for _ in range(4):
             position = position.advance(constraint.vocabulary.unpack(position.mask())[-1])
     counts = constraint.counts()
-    assert counts["plans"] <= 10 and counts["bytes"] < 400_000 and counts["automata"] < 100
+    assert counts["plans"] <= 10 and counts["automata"] <= 10 and 0 < counts["cached_bytes"] < 1 << 20
     assert position.mask() is not None, "what a request holds goes on working"
+
+
+def test_what_is_kept_is_bounded_in_bytes_as_it_grows() -> None:
+    kept: Kept[list[int]] = Kept(1000, 5_000, len)
+    lists = [[0] * 100 for _ in range(200)]
+    for number, value in enumerate(lists):
+        kept.put(number, value)
+        value += [0] * 100  # used
+        assert kept.get(number) is value
+        assert sum(len(v) for n, v in enumerate(lists) if kept.get(n)) <= 5_000 + 100 * RECOUNT
+    assert kept.get(0) is None and 0 < kept.bytes <= 5_000 and len(kept) <= 50
+
+
+def test_figures_tell_hits_refusals_and_times(tmp_path: Path) -> None:
+    path = tmp_path / "figures"
+    path.write_bytes(bytes(SIZE))
+    wire = tiny_dialect("octupus")
+    constraint = Constraint(Vocabulary.from_tokenizer(wire.tokenizer), None, Figures(path))
+    for _ in range(2):
+        constraint.plan({"type": "integer"})
+        with pytest.raises(ConstraintError):
+            constraint.plan(False)
+    state = constraint.start(wire.grammar(tools()))
+    state.fill(np.zeros(constraint.vocabulary.words, np.int32))
+    elsewhere = Figures(path).read()
+    assert elsewhere == Figures(path).read() and elsewhere.keys() == NAMES.keys()
+    assert (elsewhere["hits"], elsewhere["compiles"], elsewhere["refusals"], elsewhere["masks"]) == (2, 2, 2, 1)
+    assert 0 < elsewhere["compile_seconds"] < 60 and 0 < elsewhere["mask_seconds"] < 60
 
 
 def test_no_pattern_reaches_a_backtracking_engine() -> None:

@@ -1,0 +1,53 @@
+"""What was made and may be asked for again: bounded in number and in bytes, the least recently used goes first."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+RECOUNT = 64
+"""After so many new ones all are counted again: what was made grows as it is used."""
+
+
+class Kept(Generic[Value]):
+    """Values by key. Thread-safe; what is missing is made outside the lock, so that others go on meanwhile.
+
+    Args:
+        most: so many values at most.
+        most_bytes: so many bytes at most, as ``size`` counts them; the newest value stays whatever its size.
+    """
+
+    def __init__(self, most: int, most_bytes: int, size: Callable[[Value], int]) -> None:
+        self._most, self._most_bytes, self._size = most, most_bytes, size
+        self._lock = threading.Lock()
+        self._values: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
+        self._made = self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: Hashable) -> Value | None:
+        with self._lock:
+            found = self._values.get(key)
+            return None if found is None else self._count(key, found[0])
+
+    def put(self, key: Hashable, value: Value) -> None:
+        with self._lock:
+            self._count(key, value)
+            self._made += 1
+            if self._made % RECOUNT == 0:
+                for known, (used, _) in list(self._values.items()):
+                    self._count(known, used)
+            while len(self._values) > 1 and (len(self._values) > self._most or self.bytes > self._most_bytes):
+                _, (_, size) = self._values.popitem(last=False)
+                self.bytes -= size
+
+    def _count(self, key: Hashable, value: Value) -> Value:
+        """What a value takes now; it is the one used last."""
+        _, before = self._values.pop(key, (value, 0))
+        self._values[key] = value, self._size(value)
+        self.bytes += self._values[key][1] - before
+        return value
