@@ -3,7 +3,8 @@
 Ends with one JSON line. Ratios are ours over vLLM's, medians over alternations with a 95% interval (bootstrap). Equal
 work: every answer has exactly ``TOKENS`` tokens, because the end of turn is biased away (plain) or because the schema
 forces an array of strings that is longer (tools). Not a string with ``minLength``: xgrammar takes seconds to compile
-one, and a comparison of compilers would be all that is left. ``--front``: the front end alone.
+one, and a comparison of compilers would be all that is left. ``--part`` runs some of it: each part takes a few minutes
+on two cores. ``--front``: the front end alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,14 @@ class Load:
 
     tokens_per_s: float
     ttft_p50_s: float
-    legal_calls_per_s: float = 0.0
+    front_ms: float
+    """CPU milliseconds a token of the process that answers, its engine's processes left out."""
+
+
+def cpu_s(pid: int) -> float:
+    """What a process itself has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def load(session: aiohttp.ClientSession, server: Server, body: Callable[[int], dict[str, Any]]) -> Load:
@@ -137,9 +145,12 @@ async def load(session: aiohttp.ClientSession, server: Server, body: Callable[[i
                         tokens += (chunk.get("usage") or {}).get("completion_tokens", 0)
             firsts.append(first or 0.0)
 
-    began = time.perf_counter()
+    began, used = time.perf_counter(), cpu_s(server.process.pid)
     await asyncio.gather(*(one(i) for i in range(REQUESTS)))
-    return Load(tokens / (time.perf_counter() - began), statistics.median(firsts))
+    seconds, used = time.perf_counter() - began, cpu_s(server.process.pid) - used
+    if tokens != REQUESTS * TOKENS:
+        raise SystemExit(f"{server.name}: {tokens} tokens, not {REQUESTS * TOKENS}: the work is not equal")
+    return Load(tokens / seconds, statistics.median(firsts), 1000 * used / tokens)
 
 
 async def legal_calls(session: aiohttp.ClientSession, server: Server, offset: int) -> dict[str, float]:
@@ -180,7 +191,10 @@ def interval(values: list[float]) -> tuple[float, float, float]:
     return statistics.median(values), medians[50], medians[1949]
 
 
-async def compare(alternations: int, folder: Path) -> dict[str, Any]:
+PARTS = ("plain", "warm", "cold", "calls")
+
+
+async def compare(alternations: int, folder: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
     """Both servers up, rounds in alternation, ratios of neighbouring rounds."""
     from octupus.serve.operate import listen
     from octupus.tokenizer import load_tokenizer
@@ -196,7 +210,9 @@ async def compare(alternations: int, folder: Path) -> dict[str, Any]:
     own = [sys.executable, "-m", "octupus.serve", "--model", str(made), *common, str(ports[0]), "--set", engine]
     theirs = [str(Path(sys.executable).with_name("vllm")), "serve", str(made), "--served-model-name", "tiny"]
     theirs += [*common, str(ports[1]), "--max-num-seqs", "32", "--enforce-eager", "--disable-uvicorn-access-log"]
-    theirs += ["--dtype", "float32", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    theirs += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--disable-log-stats"]
+    # As our server sets its engine on a CPU (octupus.serve.engine says why), so that front ends and masks are compared.
+    theirs += ["--dtype", "float32", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"]
     servers = [start("octupus", own, folder, ports[0]), start("vllm", theirs, folder, ports[1])]
     fresh = iter(range(10**6, 10**9))
     plain = {"logit_bias": {str(eos): -100}}
@@ -208,24 +224,28 @@ async def compare(alternations: int, folder: Path) -> dict[str, Any]:
         return {"tools": tool_set(next(fresh), long=True), "tool_choice": "required"}
 
     kinds: dict[str, Callable[[int], dict[str, Any]]] = {"plain": lambda i: plain, "warm": warm, "cold": cold}
-    rounds: dict[str, list[tuple[Load, Load]]] = {kind: [] for kind in kinds}
+    rounds: dict[str, list[tuple[Load, Load]]] = {kind: [] for kind in kinds if kind in parts}
+    calls: dict[str, Any] = {}
     try:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             await ready(session, servers[0], "/ready")
             await ready(session, servers[1], "/health")
-            for kind, body in kinds.items():
+            for kind in rounds:
                 for turn in range(-1, alternations):  # the first one warms up and is not counted
                     order = servers if turn % 2 else servers[::-1]
-                    by_name = {server.name: await load(session, server, body) for server in order}
+                    by_name = {server.name: await load(session, server, kinds[kind]) for server in order}
                     if turn >= 0:
                         rounds[kind].append((by_name["octupus"], by_name["vllm"]))
                         ours, other = rounds[kind][-1]
-                        print(f"{kind} {turn}: {ours.tokens_per_s:.0f} / {other.tokens_per_s:.0f} tok/s", flush=True)
-            calls = {server.name: await legal_calls(session, server, 0) for server in servers}
+                        first = f"{ours.ttft_p50_s * 1000:.0f} / {other.ttft_p50_s * 1000:.0f} ms"
+                        speed = f"{ours.tokens_per_s:.0f} / {other.tokens_per_s:.0f} tok/s"
+                        print(f"{kind} {turn}: {speed}, first token {first}", flush=True)
+            if "calls" in parts:
+                calls = {"calls": {server.name: await legal_calls(session, server, 0) for server in servers}}
     finally:
         for server in servers:
             server.stop()
-    return figures(rounds) | {"calls": calls}
+    return figures(rounds) | calls
 
 
 def figures(rounds: dict[str, list[tuple[Load, Load]]]) -> dict[str, Any]:
@@ -235,15 +255,21 @@ def figures(rounds: dict[str, list[tuple[Load, Load]]]) -> dict[str, Any]:
         median, low, high = interval([ours.tokens_per_s / other.tokens_per_s for ours, other in pairs])
         found[names[kind]] = round(median, 3)
         found[names[kind] + "_95"] = [round(low, 3), round(high, 3)]
-        sides = zip(*pairs, strict=True)
+        sides = list(zip(*pairs, strict=True))
         found[f"{kind}_tokens_per_s"] = [round(statistics.median(s.tokens_per_s for s in side)) for side in sides]
-    median, low, high = interval([ours.ttft_p50_s / other.ttft_p50_s for ours, other in rounds["plain"]])
-    return found | {"ttft_p50_ratio": round(median, 3), "ttft_p50_ratio_95": [round(low, 3), round(high, 3)]}
+        front = [round(statistics.median(s.front_ms for s in side), 3) for side in sides]
+        found[f"{kind}_front_cpu_ms_per_token"] = front
+        found[f"{kind}_ttft_p50_ms"] = [round(1000 * statistics.median(s.ttft_p50_s for s in side)) for side in sides]
+        if kind == "plain":
+            median, low, high = interval([ours.ttft_p50_s / other.ttft_p50_s for ours, other in pairs])
+            found |= {"ttft_p50_ratio": round(median, 3), "ttft_p50_ratio_95": [round(low, 3), round(high, 3)]}
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--alternations", type=int, default=8)
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this part; may be given several times")
     parser.add_argument("--front", action="store_true", help="only the front end, on an engine that costs nothing")
     arguments = parser.parse_args()
     if arguments.front:
@@ -251,8 +277,9 @@ def main() -> None:
 
         print(json.dumps(measure()))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a benchmark that is told to end ends its servers
     with tempfile.TemporaryDirectory(prefix="octupus-serve-") as folder:
-        print(json.dumps(asyncio.run(compare(arguments.alternations, Path(folder)))))
+        print(json.dumps(asyncio.run(compare(arguments.alternations, Path(folder), arguments.part or PARTS))))
 
 
 if __name__ == "__main__":

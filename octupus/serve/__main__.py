@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from octupus.config import ServeSection, explain, scalar
-from octupus.errors import ConfigError, OctupusError
+from octupus.config import ServeSection, scalar
+from octupus.errors import ConfigError, OctupusError, explain
 from octupus.runs import Run
 from octupus.serve.app import build_app
 from octupus.serve.operate import Publication, serve

@@ -117,11 +117,14 @@ async def _authorised(request: web.Request, handler: Handler) -> web.StreamRespo
     return await handler(request)
 
 
-def run(recipe: Recipe, run: Run, model_dir: Path, replica: str = "0") -> None:
+def run(recipe: Recipe, run: Run, model_dir: Path, replica: str = "0") -> int:
     """Serve a run's checkpoint until SIGTERM, SIGINT or SIGUSR2; the endpoint is published while the server is ready.
+
+    Returns:
+        The number of the signal that ended it; 0 where it ended by itself (nobody asked for long).
 
     Raises:
         ConfigError: the port is in use, a file is missing. JobError: the engine did not start, or died.
     """
     wire, publication = recipe.wire, Publication(run, replica)
-    serve(build_app, recipe.serve, model_dir, wire.dialect, wire.system, recipe.name, publication)
+    return serve(build_app, recipe.serve, model_dir, wire.dialect, wire.system, recipe.name, publication)

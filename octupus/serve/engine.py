@@ -13,9 +13,11 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,9 +43,10 @@ from vllm.v1.structured_output.backend_types import (
 )
 
 from octupus.config import ConstraintSection, ServeSection
-from octupus.constrain import CallState, Constraint, Vocabulary
+from octupus.constrain import CallState, Constraint, Figures, Vocabulary
+from octupus.constrain.figures import SIZE
 from octupus.errors import ConfigError
-from octupus.serve.engines import EngineDied, RequestFailed, Sampling, Step, TokenLogprobs
+from octupus.serve.engines import SWITCH_S, EngineDied, RequestFailed, Sampling, Step, TokenLogprobs
 from octupus.tokenizer import load_tokenizer
 from octupus.wire import CallGrammar, Wire
 
@@ -53,22 +56,54 @@ OURS = ("model", "tokenizer", "tensor_parallel_size", "max_model_len", "schedule
 # --- inside EngineCore ---------------------------------------------------------------------------------------------
 
 
+class Names:
+    """Which function a call is going to be of. Its schema alone is compiled, as soon as the name leaves no choice: of
+    256 tools on offer one is called, and compiling the others would take the time of everybody's tokens."""
+
+    def __init__(self, grammar: CallGrammar, vocabulary: Vocabulary, compile: Callable[[CallGrammar], object]) -> None:
+        self._grammar, self._tokens, self._compile = grammar, vocabulary.tokens, compile
+        self._heads = {(grammar.frame.before_name + f.name).encode(): f for f in grammar.functions}
+        self._name: bytes | None = None
+        self._known: set[bytes] = set()
+
+    def accept(self, token: int) -> None:
+        """One more token of the answer."""
+        opens = token == self._grammar.frame.call_open
+        if self._name is None and not opens:
+            return
+        data = b"" if opens else self._tokens[token]
+        self._name = None if data is None else (self._name or b"") + data
+        if self._name is None:
+            return
+        meant = [name for name in self._heads if name.startswith(self._name)]
+        meant = [self._name] if self._name in meant else meant
+        if not meant:
+            self._name = None  # where text separates them, these are arguments
+        elif len(meant) == 1 and meant[0] not in self._known:
+            self._known.add(meant[0])
+            self._compile(self._grammar.model_copy(update={"functions": (self._heads[meant[0]],)}))
+
+
 class LazyGrammar(StructuredOutputGrammar):
-    """One request's automaton, compiled while its prompt is prefilled; the first mask waits for it.
+    """One request's automaton, made while its prompt is prefilled; the first mask waits for it.
 
     Nothing raises here: vLLM would take every other request down with it. What goes wrong is kept in ``failure``, the
     row is left open, and the token sampled under it is refused, which ends this request alone with an error.
     """
 
-    def __init__(self, compiling: Future[CallState]) -> None:
+    def __init__(self, compiling: Future[tuple[CallState, Names]]) -> None:
         self._compiling = compiling
         self.failure: str | None = None
+
+    @property
+    def _state(self) -> CallState:
+        return self._compiling.result()[0]
 
     def fill_bitmask(self, bitmask: torch.Tensor, batch_index: int) -> None:
         row = bitmask[batch_index].numpy()
         if self.failure is None:
             try:
-                self._compiling.result().fill(row)
+                self._state.fill(row)
                 return
             except Exception as error:
                 self.failure = str(error) or type(error).__name__
@@ -77,13 +112,14 @@ class LazyGrammar(StructuredOutputGrammar):
     def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
         if self.failure is not None:
             return False
-        state = self._compiling.result()
+        state, names = self._compiling.result()
         try:
             for done, token in enumerate(tokens):
                 if not state.advance(token):
                     state.rollback(done)
                     self.failure = f"token {token} is not legal here"
                     return False
+                names.accept(token)
         except Exception as error:
             self.failure = str(error) or type(error).__name__
         return self.failure is None
@@ -91,7 +127,7 @@ class LazyGrammar(StructuredOutputGrammar):
     def validate_tokens(self, tokens: list[int]) -> list[int]:
         if self.failure is not None:
             return []
-        state, legal = self._compiling.result(), 0
+        state, legal = self._state, 0
         while legal < len(tokens) and state.advance(tokens[legal]):
             legal += 1
         state.rollback(legal)
@@ -99,10 +135,10 @@ class LazyGrammar(StructuredOutputGrammar):
 
     def rollback(self, num_tokens: int) -> None:
         if self.failure is None:
-            self._compiling.result().rollback(num_tokens)
+            self._state.rollback(num_tokens)
 
     def is_terminated(self) -> bool:
-        return self.failure is None and self._compiling.done() and self._compiling.result().terminated
+        return self.failure is None and self._compiling.done() and self._state.terminated
 
     def reset(self) -> None:
         raise NotImplementedError("vLLM 0.32 never resets a grammar")
@@ -113,10 +149,12 @@ class Backend(StructuredOutputBackend):
     """Makes :class:`LazyGrammar` from the JSON of a CallGrammar."""
 
     def __post_init__(self) -> None:
+        sys.setswitchinterval(SWITCH_S)
         tokenizer = load_tokenizer(self.vllm_config.model_config.tokenizer)
         additional: Any = self.vllm_config.additional_config
         options = ConstraintSection.model_validate(additional["octupus"])
-        self._constraint = Constraint(Vocabulary.from_tokenizer(tokenizer), options).set_up()
+        figures = Figures(Path(additional["octupus_figures"]) if "octupus_figures" in additional else None)
+        self._constraint = Constraint(Vocabulary.from_tokenizer(tokenizer), options, figures).set_up()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="constraint")
 
     def compile_grammar(
@@ -124,10 +162,15 @@ class Backend(StructuredOutputBackend):
     ) -> LazyGrammar:
         return LazyGrammar(self._pool.submit(self._start, grammar_spec))
 
-    def _start(self, spec: str) -> CallState:
+    def _start(self, spec: str) -> tuple[CallState, Names]:
         grammar = CallGrammar.model_validate_json(json.loads(spec)[0])
-        self._pool.submit(self._constraint.start(grammar).prepare)  # the schemas, before the answer comes to them
-        return self._constraint.start(grammar)
+        told_apart = isinstance(grammar.frame.separator, int) and len(grammar.functions) > 1  # by a name of its own
+        self._prepare(grammar.model_copy(update={"functions": ()}) if told_apart else grammar)
+        return self._constraint.start(grammar), Names(grammar, self._constraint.vocabulary, self._prepare)
+
+    def _prepare(self, grammar: CallGrammar) -> None:
+        """Compile schemas before the answer comes to them."""
+        self._pool.submit(lambda: self._constraint.start(grammar).prepare())
 
     def allocate_token_bitmask(self, max_num_seqs: int) -> torch.Tensor:
         return torch.full((max_num_seqs, (self.vocab_size + 31) // 32), -1, dtype=torch.int32)
@@ -219,6 +262,15 @@ class VllmEngine:
     def __init__(self, model_dir: Path, wire: Wire, section: ServeSection) -> None:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         arguments = engine_arguments(model_dir, section)
+        with tempfile.NamedTemporaryFile(prefix="octupus-figures-") as file:
+            file.truncate(SIZE)
+            arguments.additional_config["octupus_figures"] = file.name
+            self._figures = Figures(Path(file.name))
+            self._llm = self._started(arguments, model_dir)  # has the file open when its name goes
+        self._end = wire.end_id
+
+    @staticmethod
+    def _started(arguments: AsyncEngineArgs, model_dir: Path) -> AsyncLLM:
         try:
             config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
         except (ValueError, OSError) as error:
@@ -226,10 +278,12 @@ class VllmEngine:
         ahead = config.scheduler_config.async_scheduling
         config.scheduler_config.scheduler_cls = ConstrainedAsyncScheduler if ahead else ConstrainedScheduler
         try:
-            self._llm = AsyncLLM.from_vllm_config(config, disable_log_stats=arguments.disable_log_stats)
+            return AsyncLLM.from_vllm_config(config, disable_log_stats=arguments.disable_log_stats)
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineDied(f"vLLM did not start: {error} (what its processes said is in the log above)") from error
-        self._end = wire.end_id
+
+    def figures(self) -> Mapping[str, float]:
+        return self._figures.read()
 
     async def generate(
         self, request_id: str, prompt_ids: list[int], grammar: CallGrammar | None, sampling: Sampling

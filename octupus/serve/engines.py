@@ -12,6 +12,10 @@ from octupus.config import ServeSection
 from octupus.errors import ConfigError, OctupusError
 from octupus.wire import CallGrammar, Wire
 
+SWITCH_S = 0.0005
+"""After how long a thread that compiles a schema lets go of the interpreter when the loop that serves everybody wants
+it: Python's own 5 ms, several times a step of the engine, are felt by every stream."""
+
 
 class RequestFailed(OctupusError):
     """One request that the engine could not carry out; every other request goes on."""
@@ -85,6 +89,13 @@ class Supervised(Protocol):
     def died(self) -> str | None:
         """Why no request can be served any more, or None."""
         ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """An engine whose constraint counts what it does; see :data:`octupus.constrain.figures.NAMES`."""
+
+    def figures(self) -> Mapping[str, float]: ...
 
 
 EngineFactory = Callable[[], Engine]

@@ -6,9 +6,8 @@ go through the same automaton on their way out, and the first one that is not al
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,6 @@ from octupus.constrain import CallState, Constraint, Vocabulary
 from octupus.errors import ConstraintError, WireError
 from octupus.serve.engines import Engine, RequestFailed, Sampling, Step, Supervised
 from octupus.wire import CallGrammar, ToolCall, Wire, collect
-from octupus.wire.messages import canonical_json
 
 DRAINED = 20_000
 """Tokens of a refused answer that are kept at most, to say what is wrong with the call as a whole."""
@@ -76,10 +74,8 @@ class MaskedEngine:
         if not isinstance(call.arguments, dict):
             return f"{said}; the arguments of {call.name!r} are no JSON object (pointer /, keyword 'type')"
         plan = self._constraint.plan(function.parameters, arguments=True)
-        problems = plan.validator.problems(call.arguments) or list(_undeclared(function.parameters, call.arguments))
-        if not problems and canonical_json(plan.arrange(call.arguments)) != canonical_json(call.arguments):
-            problems = ["/: keys in another order than the one that is enforced (keyword 'properties')"]
-        return f"{said}; arguments of {call.name!r}: {'; '.join(problems[:3]) or 'legal as a value, not as a text'}"
+        problems = plan.problems(call.arguments)[:3]
+        return f"{said}; arguments of {call.name!r}: {'; '.join(problems) or 'legal as a value, not as a text'}"
 
     def _call(self, ids: list[int], index: int) -> ToolCall | None:
         """Call number ``index`` of an answer, or None where the answer cannot be read so far."""
@@ -96,21 +92,8 @@ class MaskedEngine:
     def died(self) -> str | None:
         return self._inner.died() if isinstance(self._inner, Supervised) else None
 
+    def figures(self) -> Mapping[str, float]:
+        return self._constraint.counts()
+
     async def close(self) -> None:
         await self._inner.close()
-
-
-def _undeclared(schema: Any, value: Any, pointer: str = "") -> Iterator[str]:
-    """Keys that an object holds beside those it declares, which the constraint forbids where the schema is silent."""
-    if not isinstance(schema, dict):
-        return
-    declared = schema.get("properties")
-    if isinstance(value, dict) and isinstance(declared, dict):
-        for key, inner in value.items():
-            if key in declared:
-                yield from _undeclared(declared[key], inner, f"{pointer}/{key}")
-            elif "additionalProperties" not in schema:
-                yield f"{pointer}/{key}: not declared (keyword 'additionalProperties')"
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _undeclared(schema.get("items"), inner, f"{pointer}/{index}")

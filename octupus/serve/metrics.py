@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from octupus.constrain.figures import NAMES
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -38,13 +41,17 @@ class Metrics:
         buckets[bisect_left(SECONDS, seconds)] += 1
         self._sums[name] += seconds  # type: ignore[assignment]
 
-    def text(self, **gauges: float) -> str:
-        """Everything, with ``gauges`` as they stand now."""
+    def text(self, constraint: Mapping[str, float], **gauges: float) -> str:
+        """Everything, with ``gauges`` and the constraint's figures as they stand now."""
         lines: list[str] = []
 
-        def head(name: str, kind: str) -> str:
-            lines.extend((f"# HELP octupus_{name} {HELP[name]}", f"# TYPE octupus_{name} {kind}"))
+        def head(name: str, kind: str, help: str = "") -> str:
+            lines.extend((f"# HELP octupus_{name} {help or HELP[name]}", f"# TYPE octupus_{name} {kind}"))
             return f"octupus_{name}"
+
+        for name, value in constraint.items():
+            kind, end = ("gauge", "") if name == "cached_bytes" else ("counter", "_total")
+            lines.append(f"{head(f'constraint_{name}{end}', kind, NAMES[name])} {value:.15g}")
 
         for name, value in gauges.items():
             lines.append(f"{head(name, 'gauge')} {value:g}")

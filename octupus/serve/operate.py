@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -24,13 +25,15 @@ from aiohttp import web
 from octupus.config import ServeSection
 from octupus.errors import ConfigError, JobError
 from octupus.runs import Endpoint, Run, this_host
-from octupus.serve.engines import Engine, factory
+from octupus.serve.engines import SWITCH_S, Engine, factory
 from octupus.serve.processes import Brood
 from octupus.serve.service import SERVICE, Service, Settings
 from octupus.tokenizer import load_wire
 
 HEARTBEAT_S = 5.0
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+MANY_FILES, SPARE_FILES = 65_536, 256
+"""Open files: what a server takes at most, and what it needs beside its clients' sockets (weights, pipes, logs)."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ def serve(
     system: str | None = None,
     name: str | None = None,
     publication: Publication | None = None,
-) -> None:
-    """Serve ``model_dir`` until a signal; see :func:`octupus.serve.app.run`."""
+) -> int:
+    """Serve ``model_dir`` until a signal, and return its number (0: another end); see :func:`octupus.serve.app.run`."""
+    raise_file_limit(section.max_concurrency + SPARE_FILES)
     # Both first: neither a taken port nor a wrong folder should cost the loading of a model.
     with listen(section.host, section.port) as listening:
         if not (model_dir / "config.json").is_file():
@@ -69,27 +73,27 @@ def serve(
         app = build_app(made, wire, tokenizer, settings)
         logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
         try:
-            _run(_serve(app, listening, section, publication, brood))
+            return _run(_serve(app, listening, section, publication, brood))
         finally:
             brood.end(grace_s=10.0)
 
 
-def _run(main: Coroutine[Any, Any, None]) -> None:
+def _run(main: Coroutine[Any, Any, int]) -> int:
     """With uvloop where it is installed (vLLM brings it): a third more tokens through the front end."""
     try:
         import uvloop
     except ModuleNotFoundError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+        return asyncio.run(main)
+    return int(uvloop.run(main))
 
 
 async def _serve(
     app: web.Application, listening: socket.socket, section: ServeSection, known: Publication | None, brood: Brood
-) -> None:
+) -> int:
+    sys.setswitchinterval(SWITCH_S)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     stop = asyncio.Event()
-    with _signals(stop):
+    with _signals(stop) as received:
         await runner.setup()
         service = app[SERVICE]
         url = url_of(section.host, listening)
@@ -115,6 +119,7 @@ async def _serve(
             if service.engine is None:
                 brood.end(grace_s=0.0)
             await runner.cleanup()
+    return received[0] if received else 0
 
 
 async def _until_not(status: str, service: Service, stop: asyncio.Event, timeout_s: float | None) -> None:
@@ -172,21 +177,45 @@ def _published(publication: Publication | None, service: Service, url: str) -> I
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
-    """Signals end the server gently while this lasts; only the main thread can have them."""
+def _signals(stop: asyncio.Event) -> Iterator[list[int]]:
+    """Signals end the server gently while this lasts, and are noted; only the main thread can have them."""
+    received = list[int]()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
+
+    def note(number: int) -> None:
+        received.append(number)
+        stop.set()
+
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in STOPPING}
     for number in STOPPING:
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, note, number)
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             loop.remove_signal_handler(number)
             signal.signal(number, handler)
+
+
+def raise_file_limit(needed: int) -> None:
+    """Let this process open ``needed`` files, and more for clients that are told to come back: each is a socket, and
+    many systems begin with 1,024.
+
+    Raises:
+        ConfigError: the system allows fewer than ``needed``.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(needed, MANY_FILES) if hard == resource.RLIM_INFINITY else min(hard, max(needed, MANY_FILES))
+    if most < needed:
+        raise ConfigError(
+            f"serve.max_concurrency: so many requests need {needed} open files, this system allows {hard}; lower it, "
+            "or raise the limit (ulimit -Hn, or LimitNOFILE of the unit that starts this)"
+        )
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:

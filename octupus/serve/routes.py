@@ -183,7 +183,8 @@ async def openapi(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """GET /metrics: Prometheus' text form."""
     service = request.app[SERVICE]
-    text = service.metrics.text(requests_at_work=service.at_work, ready=service.status == "ready")
+    now = {"requests_at_work": service.at_work, "ready": service.status == "ready"}
+    text = service.metrics.text(service.constraint_figures(), **now)
     return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 

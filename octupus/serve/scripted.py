@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,9 @@ class ScriptedEngine:
             raise RequestFailed("the scripted engine writes under a grammar only")
         self.running.add(request_id)
         try:
+            if grammar.functions or grammar.content_schema is not None:
+                # As the real engine, which compiles beside its loop: a hostile schema is nobody else's business.
+                await asyncio.to_thread(self._constraint.start(grammar).prepare)
             state = self._constraint.start(grammar)
             wanted = list(self._script(prompt_ids)) if self._script else []
             guess = random.Random(sampling.seed)
@@ -97,6 +100,9 @@ class ScriptedEngine:
 
     async def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)
+
+    def figures(self) -> Mapping[str, float]:
+        return self._constraint.counts()
 
     async def close(self) -> None:
         self.running.clear()

@@ -15,9 +15,9 @@ from typing import Any, Literal
 from aiohttp import web
 
 from octupus.config import ServeSection
-from octupus.constrain import Constraint, Plan, Vocabulary, compile_schema
+from octupus.constrain import Constraint, Figures, Plan, Vocabulary, compile_schema
 from octupus.errors import ConstraintError, OctupusError, Unsatisfiable, WireError
-from octupus.serve.engines import Engine, EngineDied, EngineFactory, Sampling, Supervised
+from octupus.serve.engines import Counting, Engine, EngineDied, EngineFactory, Sampling, Supervised
 from octupus.serve.errors import ApiError, refuse
 from octupus.serve.metrics import Metrics
 from octupus.serve.protocol import Task
@@ -158,6 +158,12 @@ class Service:
     @property
     def at_work(self) -> int:
         return len(self._working)
+
+    def constraint_figures(self) -> dict[str, float]:
+        """What the constraint did here, where requests are checked, and in the engine, where masks are written."""
+        here = Figures() if self._constraint is None else self._constraint.figures
+        there: Mapping[str, float] = self.engine.figures() if isinstance(self.engine, Counting) else {}
+        return {name: value + there.get(name, 0) for name, value in here.read().items()}
 
     def check_name(self, model: str | None) -> None:
         """Any name will do, unless the recipe says otherwise: then an unknown one is a 404."""

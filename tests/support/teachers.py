@@ -5,12 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from octupus.config import Recipe
+from octupus.data.appended import appended
+from octupus.runs import Run
+from octupus.teacher.protocol import Candidate
+from octupus.teacher.run import merge, work
+
 
 class Killed(BaseException):
     """Stands for the end of the process: nothing may catch it."""
 
 
 answers_left = 0
+
+
+def teach(suite: Recipe, run: Run) -> dict[str, Any]:
+    """The whole stage with one worker."""
+    work(suite, run)
+    return merge(suite, run)
+
+
+def answers(run: Run) -> dict[str, dict[str, Any]]:
+    """The finished answers by id, none of which may be there twice."""
+    rows = list(appended(run.path / "teacher/answers"))
+    found = {row["id"]: row for row in rows}
+    assert len(found) == len(rows), "an id was answered twice"
+    return found
 
 
 def echo(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -31,3 +51,18 @@ def naughty(messages: Sequence[Mapping[str, Any]]) -> str:
     """Empty, leaking or parroting answers, as the question asks for."""
     asked = str(messages[-1]["content"])
     return {"be empty": "  ", "leak": "fine<|im_end|>", "parrot": "parrot"}.get(asked, "well, yes")
+
+
+def longest(messages: Sequence[Mapping[str, Any]], candidate: Candidate) -> float:
+    """A scorer: the longer the better."""
+    return len(candidate.text)
+
+
+with_tools_says: Mapping[str, Any] = {}
+
+
+def with_tools(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+) -> str | Mapping[str, Any]:
+    """As :func:`echo`; where there are tools, ``with_tools_says``."""
+    return with_tools_says if tools else echo(messages)

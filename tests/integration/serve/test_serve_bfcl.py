@@ -33,9 +33,23 @@ def score(folder: Path, model: str, category: str) -> tuple[float, int]:
     return value["accuracy"], value["total_count"]
 
 
+CATEGORIES = {
+    "simple_python": (400, 1.0),
+    "simple_java": (100, 0.85),
+    "simple_javascript": (50, 1.0),
+    "multiple": (200, 1.0),
+    "parallel": (200, 1.0),
+    "parallel_multiple": (200, 0.98),
+    "live_simple": (258, 0.98),
+    "multi_turn_base": (200, 0.99),
+}
+"""Entries, and what a perfect model comes to at least: the harness's checker fails true answers in some, and some are
+not legal calls of their own tools (docs/bfcl.md)."""
+
+
 @pytest.mark.full
-@pytest.mark.parametrize(("category", "entries"), [("simple_python", 400), ("parallel", 200), ("multi_turn_base", 200)])
-def test_both_apis_give_a_perfect_model_the_same_score(tmp_path: Path, category: str, entries: int) -> None:
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_both_apis_give_a_perfect_model_the_same_score(tmp_path: Path, category: str) -> None:
     BfclData.ready()
     model = tmp_path / "tiny"
     shutil.copytree(tiny_folder(), model)
@@ -43,16 +57,22 @@ def test_both_apis_give_a_perfect_model_the_same_score(tmp_path: Path, category:
     work = tmp_path / "bfcl"
     work.mkdir()
     engine = ("--engine", "eval.oracle:Oracle", "--set", f"engine_args={{categories: [{category}]}}")
+    refused, illegal = [], []
     with Launched("--model", model, *engine, "--max-model-len", "200000") as launched:
         url = launched.ready()
         for name, route in MODELS.items():
+            launched.lines.clear()
             asked = ("--model", name, "--test-category", category)
             bfcl(work, url, "generate", *asked, "--num-threads", "8")
             bfcl(work, url, "evaluate", *asked)
             (results,) = (work / "result" / name.replace("/", "_")).rglob(f"*_{category}_result.json")
-            assert "Error during inference" not in results.read_text()
-            assert any(f'"path": "{route}", "status": 200' in line for line in launched.lines)
-            launched.lines.clear()
+            refused.append(results.read_text().count("Error during inference"))
+            statuses = [line.partition('"status": ')[2][:3] for line in launched.lines if f'"path": "{route}"' in line]
+            illegal.append(sum(status != "200" for status in statuses))
+            assert len(statuses) >= CATEGORIES[category][0] and set(statuses) <= {"200", "400"}
         both = [score(work, name, category) for name in MODELS]
-    print(category, both)
-    assert both == [(1.0, entries)] * 2
+    print(category, both, "refused", refused)
+    entries, least = CATEGORIES[category]
+    assert both[0] == both[1] and both[0][1] == entries and both[0][0] >= least
+    # What the constraint does not let the oracle write ends as an error there and nothing else does.
+    assert refused[0] == refused[1] <= entries * (1 - least) and illegal == refused

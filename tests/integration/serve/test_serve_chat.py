@@ -478,4 +478,8 @@ def test_metrics_tell_what_was_answered() -> None:
     assert told['octupus_requests_total{route="/v1/chat/completions",status="200"}'] == "2"
     assert told['octupus_requests_total{route="/v1/chat/completions",status="400"}'] == "1"
     assert told['octupus_calls_total{complete="yes"}'] == "1" and told["octupus_ready"] == "1"
+    assert float(told["octupus_constraint_masks_total"]) > 3 and float(told["octupus_constraint_compiles_total"]) >= 1
+    assert 0 < float(told["octupus_constraint_mask_seconds_total"]) < float(told["octupus_request_seconds_sum"])
+    assert {"octupus_constraint_hits_total", "octupus_constraint_refusals_total"} <= told.keys()
+    assert float(told["octupus_constraint_cached_bytes"]) > 0
     assert told["octupus_request_seconds_count"] == "3" == told['octupus_request_seconds_bucket{le="+Inf"}']
