@@ -146,7 +146,10 @@ def ours(store: Path, inputs: str, n: int, model: Path, out: Path) -> float:
 
 
 def theirs(rows: Path, model: Path, cache: Path) -> float:
-    """Seconds of ``datasets.map`` over rows that are in Arrow already."""
+    """Seconds of ``datasets.map`` over rows that are in Arrow already, batch by batch (never slower than row by row).
+
+    Imports and the tokenizer's loading are not counted; of ours, they are.
+    """
     from datasets import Dataset, disable_progress_bars
     from transformers import AutoTokenizer
 
@@ -159,19 +162,24 @@ def theirs(rows: Path, model: Path, cache: Path) -> float:
     data = Dataset.from_json(str(rows), cache_dir=str(cache))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-    def encode(row: dict[str, Any]) -> dict[str, Any]:
-        messages = [{k: v for k, v in message.items() if v is not None} for message in row["messages"]]
-        done: Any = tokenizer.apply_chat_template(
-            messages,
-            tools=row["tools"] or None,
-            chat_template=template,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
-        return {"input_ids": done["input_ids"], "assistant_masks": done["assistant_masks"]}
+    def encode(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {"input_ids": [], "assistant_masks": []}
+        for given, tools in zip(rows["messages"], rows["tools"], strict=True):
+            messages = [{k: v for k, v in message.items() if v is not None} for message in given]
+            done: Any = tokenizer.apply_chat_template(
+                messages,
+                tools=tools or None,
+                chat_template=template,
+                return_dict=True,
+                return_assistant_tokens_mask=True,
+            )
+            for name, values in found.items():
+                values.append(done[name])
+        return found
 
     began = time.perf_counter()
-    found = data.map(encode, num_proc=len(os.sched_getaffinity(0)), remove_columns=data.column_names)
+    processes = len(os.sched_getaffinity(0))
+    found = data.map(encode, batched=True, num_proc=processes, remove_columns=data.column_names)
     seconds = time.perf_counter() - began
     assert len(found) == len(data)
     some: dict[str, Any] = found[len(found) // 2]

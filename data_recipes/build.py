@@ -8,9 +8,11 @@ so a killed build goes on.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +31,7 @@ from octupus.data.files import file_hashes, value_hash
 from octupus.data.lock import check_files
 from octupus.data.mix import Ingredient, Mixture, mix
 from octupus.data.render import Documents, Renderer, render_all
-from octupus.data.shards import Manifest, read_manifest
+from octupus.data.shards import Manifest, read_manifest, writing
 from octupus.data.sources import open_source, rows_code
 from octupus.data.store import Store
 from octupus.data.workers import Workers
@@ -51,12 +53,13 @@ def run(recipe: Recipe, run: Run, stages: Sequence[StageName] = STAGES) -> dict[
 
     Raises:
         ConfigError: a stage without sources, an unknown source.
-        DataError: a source that cannot be read, that rejects more than it may, or that leaves nothing; a full disk.
+        DataError: a source that cannot be read, that rejects more than it may, or that leaves nothing; a full disk;
+            another build at work in this run.
     """
     stage = run.stage("data")
     wire, _ = wire_of(recipe, run)
     model = model_of(run)
-    with Workers() as workers:
+    with _alone(stage.path), Workers() as workers:
         with stage.reporting(None, "conversations") as reporter:
             build = _Build(recipe, run, wire, model, reporter, workers)
             build.clean_all(stages)
@@ -67,12 +70,27 @@ def run(recipe: Recipe, run: Run, stages: Sequence[StageName] = STAGES) -> dict[
             if wanted.sources:
                 manifest = build.stage(name, wanted, held_out)
                 outputs[name] = {k: getattr(manifest, k) for k in ("rows", "documents", "tokens", "supervised_tokens")}
-    if len(outputs) == 1:
-        named = " nor ".join(f"data.{name}.sources" for name in stages)
-        raise ConfigError(f"recipe {recipe.name!r}: no source in {named}")
-    page.publish(stage.path, build.report)
+        if len(outputs) == 1:
+            named = " nor ".join(f"data.{name}.sources" for name in stages)
+            raise ConfigError(f"recipe {recipe.name!r}: no source in {named}")
+        page.publish(stage.path, build.report)
     print(f"data: {stage.path / 'report.html'} shows what is in it")
     return {**outputs, "report": "data/report.html"}
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One build at a time in a folder, as two would write the same files; the kernel forgets a killed one's claim."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            why = "another build is at work here; wait until it ends, or choose another RUN"
+            raise DataError(why, source=str(folder)) from error
+        yield
 
 
 def model_of(run: Run) -> Path:
@@ -270,7 +288,7 @@ def _only(folder: Path) -> None:
 
 def source_key(section: SourceSection) -> str:
     """Names what is read, not how often: equal for two stages that take the same rows."""
-    what = section.model_dump(mode="json", exclude={"epochs", "max_reject_rate"})
+    what = section.model_dump(mode="json", exclude={"epochs", "max_reject_rate", "max_per_function"})
     return f"{section.name}-{value_hash(what)[:10]}"
 
 

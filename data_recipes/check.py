@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 from octupus.constrain import Plan, Validator, compile_schema
@@ -12,6 +13,16 @@ from octupus.errors import ConstraintError, DataError
 from octupus.wire.messages import Conversation, Message, Tool, ToolCall
 
 
+@contextmanager
+def _well_formed() -> Iterator[None]:
+    """One row with a lone surrogate or a thousand brackets is a reject, not the end of the build."""
+    try:
+        yield
+    except (UnicodeError, RecursionError) as error:
+        raise DataError(f"not well-formed text or JSON: {error}") from error
+
+
+@_well_formed()
 def check(conversation: Conversation) -> None:
     """Turn order, empty turns, tools, calls against their schemas, results against their calls.
 
@@ -45,8 +56,13 @@ def check_language(script: str, wanted: Collection[str]) -> None:
         raise DataError(f"language: written in {script} letters, wanted {', '.join(wanted)}")
 
 
+@_well_formed()
 def arranged(conversation: Conversation) -> Conversation:
-    """A checked conversation with all arguments in the order in which the constraint generates them."""
+    """A checked conversation with all arguments in the order in which the constraint generates them.
+
+    Raises:
+        DataError: arguments that are nested too deep.
+    """
     schemas = {tool.name: json.dumps(tool.parameters) for tool in conversation.tools}
 
     def of(call: ToolCall) -> ToolCall:

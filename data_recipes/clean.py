@@ -22,7 +22,7 @@ from octupus.config import SourceSection
 from octupus.data.decontaminate import Benchmark
 from octupus.data.language import LANGUAGES, language_of, script_of
 from octupus.data.near import SLOTS, signatures, words
-from octupus.data.sources import Row, Source, bound
+from octupus.data.sources import Row, Source, bound, shown
 from octupus.data.store import Store, StoreWriter, as_json, identity, line, question
 from octupus.data.workers import Workers
 from octupus.errors import DataError
@@ -30,6 +30,8 @@ from octupus.runs import Reporter, read_json
 from octupus.wire.messages import Conversation
 
 EXAMPLES, CHUNK = 5, 1024
+LABELS = ("split", "kind")
+"""What the held-out measure is told of a row, where the row says it."""
 
 
 @dataclass
@@ -40,8 +42,8 @@ class Rejects:
     examples: dict[str, list[list[str]]] = field(default_factory=dict)
 
     def add(self, reason: str, row_id: str) -> None:
-        kind = reason.partition(": ")[0]
-        self._add(kind, 1, [[row_id, reason]])
+        told = shown(reason)
+        self._add(told.partition(": ")[0], 1, [[row_id, told]])
 
     def join(self, report: dict[str, Any]) -> None:
         """Add what another's :meth:`report` says."""
@@ -108,7 +110,7 @@ class Cleaner:
                 continue
             same_name += against is not None and against.same_name(conversation)
             kept.append(conversation)
-            lines.append(line(row_id, {k: row[k] for k in ("split", "kind") if k in row}, text))
+            lines.append(line(row_id, {k: shown(row[k]) for k in LABELS if isinstance(row.get(k), str)}, text))
             languages.append(LANGUAGES.index(language_of(script)))
         signed = signatures([words(c) for c in kept]) if self.signed else np.zeros((0, SLOTS), np.uint32)
         with StoreWriter(folder) as store:

@@ -132,7 +132,7 @@ def _by_rank(
     split = {"type": "Split", "pattern": {"Regex": QWEN2_PATTERN}, "behavior": "Isolated", "invert": False}
     pieces = spec["pre_tokenizer"].get("pretokenizers", [])
     model = spec["model"]
-    merged = [vocab.get("".join(m.split(" ") if isinstance(m, str) else m)) for m in model["merges"]]
+    merged = [vocab.get(m.replace(" ", "") if isinstance(m, str) else "".join(m)) for m in model["merges"]]
     if (
         len(pieces) != 2
         or pieces[0] != split

@@ -78,7 +78,7 @@ def _call(value: Any) -> ToolCall:
         raise DataError(f"a call without a name: {str(value)[:80]}")
     arguments = value.get("arguments")
     if isinstance(arguments, str):
-        return ToolCall.from_text(value["name"], arguments)
+        arguments = value_of(arguments, "a call's arguments")
     return ToolCall.model_validate({"name": value["name"], "arguments": {} if arguments is None else arguments})
 
 

@@ -34,7 +34,7 @@ def to_conversation(row: dict[str, Any]) -> Conversation:
     """See the module; a developer message is a system message, reasoning is left out."""
     found = next((row[key] for key in ("messages", "conversation", "conversations") if row.get(key) is not None), None)
     messages = parsed(found, "messages")
-    tools = parsed(row.get("tools") or row.get("functions") or [], "tools")
+    tools = parsed(row.get("tools") or row.get("functions"), "tools") or []
     if not isinstance(messages, list) or not messages:
         raise DataError("no messages: none of `messages`, `conversation`, `conversations` holds a list")
     if not isinstance(tools, list):
@@ -75,8 +75,9 @@ def message(raw: Any, at: int) -> Message:
     role = raw["role"] if raw.get("role") is not None else raw["from"]
     role = ROLES.get(role, role)
     calls = parsed(raw.get("tool_calls") or [], "tool_calls")
-    if raw.get("function_call"):
-        calls = [*calls, {"function": parsed(raw["function_call"], "function_call")}]
+    old = parsed(raw.get("function_call"), "function_call")
+    if old and any(old.values()):  # parquet may hold an object of nulls where there is no call
+        calls = [*calls, {"function": old}]
     fields = {"role": role, "content": text(said(raw)), "tool_calls": tuple(call(c) for c in calls)}
     if role == "tool":
         fields["tool_call_id"] = raw.get("tool_call_id")
@@ -99,7 +100,13 @@ def call(raw: Mapping[str, Any]) -> ToolCall:
 
 def without_none(value: Mapping[str, Any]) -> dict[str, Any]:
     """Parquet gives every object of a column the same keys; those that a row did not have come back as None."""
-    return {k: v for k, v in value.items() if v is not None}
+    return {k: _filled(v) for k, v in value.items() if v is not None}
+
+
+def _filled(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return without_none(value)
+    return [_filled(v) for v in value] if isinstance(value, list) else value
 
 
 def text(content: Any) -> str:

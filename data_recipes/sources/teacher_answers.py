@@ -1,4 +1,4 @@
-"""What the run's own teacher stage answered: ``runs/<RUN>/teacher/answers``."""
+"""What the run's own teacher stage answered: ``runs/<RUN>/teacher/merged``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_recipes.sources.openai_format import message
+from data_recipes.sources import openai_format
 from octupus.data.files import records
 from octupus.errors import DataError
 from octupus.wire.messages import Conversation
 
 LICENCE = "as the teacher model's licence states for its outputs"
-HUB = "run:teacher/answers"
+HUB = "run:teacher/merged"
 
 
 def rows(path: Path | None) -> Iterator[dict[str, Any]]:
@@ -23,5 +23,5 @@ def rows(path: Path | None) -> Iterator[dict[str, Any]]:
 
 
 def to_conversation(row: dict[str, Any]) -> Conversation:
-    """The prompt and the teacher's answers."""
-    return Conversation(messages=tuple(message(m, i) for i, m in enumerate(row["messages"])))
+    """The prompt and the teacher's answers; tools are as they were asked with."""
+    return openai_format.to_conversation({**row, "repair": False})

@@ -75,14 +75,18 @@ def mapped(names: Sequence[str]) -> dict[str, str]:
 
 
 def _answer(text: str, names: Mapping[str, str], place: int) -> Message:
-    if not (text.strip().startswith("[") and text.strip().endswith("]")):
-        return Message(role="assistant", content=text)
+    """Text, calls, or text with calls behind it; a call in the midst of text would be taught as text: it is refused."""
+    said, begin = text.strip(), 0
+    if not (said.startswith("[") and said.endswith("]")):
+        begin = min((at for name in names if (at := said.find(f"[{name}(")) >= 0), default=-1)
+        if begin < 0:
+            return Message(role="assistant", content=text)
     calls = []
-    for number, (name, arguments) in enumerate(calls_of(text.strip(), names)):
+    for number, (name, arguments) in enumerate(calls_of(said[begin:], names)):
         if name not in names:
             raise DataError(f"calls a tool that was not offered: {name}")
         calls.append(ToolCall(name=names[name], arguments=arguments, id=f"call_{place}_{number}"))
-    return Message(role="assistant", tool_calls=tuple(calls))
+    return Message(role="assistant", content=said[:begin].strip(), tool_calls=tuple(calls))
 
 
 def _results(text: str, calls: Sequence[ToolCall], names: Mapping[str, str]) -> list[Message]:

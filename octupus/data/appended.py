@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +74,6 @@ class AppendedFile:
                 raise DataError("the disk is full; free some and run the same command again", source=str(self.path))
         self.ids[row["id"]] = None
 
-    def finish(self, order: Iterable[str]) -> None:
-        """Close; rows in the given order, so that the file does not depend on which came first."""
-        self._stream.close()
-        wanted = [id for id in order if id in self.ids]
-        if wanted != list(self.ids):
-            with self.path.open("rb") as stream:
-                lines = {row["id"]: line for line in stream if (row := opened(line)) is not None}
-            publish_bytes(self.path, b"".join(lines[id] for id in wanted))
-            self.ids = dict.fromkeys(wanted)
-
     def close(self) -> None:
         self._stream.close()
 
@@ -93,12 +83,3 @@ def appended(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.rglob("*.jsonl")):
         with path.open("rb") as stream:
             yield from (row for line in stream if (row := opened(line)) is not None)
-
-
-def count(folder: Path) -> int:
-    """Rows of the files in a folder, by their line ends."""
-    total = 0
-    for path in folder.glob("*.jsonl"):
-        with path.open("rb") as stream:
-            total += sum(1 for _ in stream)
-    return total

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -46,7 +47,7 @@ class Augmentation:
         if not conversation.tools:
             return conversation
         rng, b = Random(f"{self.seed}:{key}"), self.balance
-        if any(m.tool_calls for m in conversation.messages):  # to others a stranger's tool might be the right one
+        if _always_calls(conversation):  # to others a stranger's tool may be the right one
             known = [tool.name for tool in conversation.tools]
             if rng.random() < b.irrelevance:
                 conversation = without_the_right_tool(conversation, rng)
@@ -58,6 +59,12 @@ class Augmentation:
         if rng.random() < b.mask_names:
             conversation = masked(conversation, rng)
         return conversation
+
+
+def _always_calls(conversation: Conversation) -> bool:
+    """Whether every user's turn leads to a call: no refusal and no question, which a stranger's tool could undo."""
+    roles = [("calls" if m.tool_calls else m.role) for m in conversation.messages if m.role != "tool"]
+    return "calls" in roles and all(after == "calls" for m, after in pairwise(roles) if m == "user")
 
 
 def without_the_right_tool(conversation: Conversation, rng: Random) -> Conversation:
@@ -107,7 +114,7 @@ def masked(conversation: Conversation, rng: Random) -> Conversation:
         else m
         for m in conversation.messages
     )
-    return Conversation(messages=messages, tools=tools)
+    return conversation.model_copy(update={"messages": messages, "tools": tools})
 
 
 def _name(kind: str, rng: Random, taken: Any) -> str:

@@ -120,7 +120,7 @@ def _jsonl(file: Path) -> Iterator[dict[str, Any]]:
 def _json(file: Path) -> Iterator[dict[str, Any]]:
     """An array, read piece by piece (OpenHermes is one array of 1.9 GB), or what is jsonl in truth."""
     row = 0
-    with file.open(encoding="utf-8") as stream:
+    with file.open(encoding="utf-8-sig") as stream:
         try:
             buffer = stream.read(_CHUNK)
             at = _GAP.match(buffer).end()  # type: ignore[union-attr]
@@ -131,6 +131,8 @@ def _json(file: Path) -> Iterator[dict[str, Any]]:
             while True:
                 at = _GAP.match(buffer, at).end()  # type: ignore[union-attr]
                 if buffer.startswith("]", at):
+                    if (buffer[at + 1 :] + stream.read(_CHUNK)).strip():
+                        raise _broken(file, row, "more behind the end of the array")
                     return
                 try:
                     value, end = _DECODE(buffer, at)
@@ -144,7 +146,7 @@ def _json(file: Path) -> Iterator[dict[str, Any]]:
                 at, row = end, row + 1
         except UnicodeDecodeError as error:
             raise _broken(file, row, f"not UTF-8 ({error})") from error
-        except RecursionError as error:
+        except (RecursionError, ValueError) as error:  # numbers of thousands of digits
             raise _broken(file, row, f"not JSON ({error})") from error
 
 

@@ -16,7 +16,9 @@ _WORD = re.compile(r"true|false|null|none", re.IGNORECASE)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\\": "\\", "/": "/", '"': '"', "'": "'", "\n": ""}
 _ESCAPE = re.compile(r"\\(U[0-9a-fA-F]{8}|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
 _CLOSES = re.compile(r"\s*(?:[,)\]}:]|$)")
-"""What may stand behind the quotation mark that ends a string; any other mark belongs to the text."""
+_CLOSES_ARGUMENT = re.compile(r"\s*(?:\)|,\s*(?:\)|[^=,()\n]+=)|$)")
+"""What may stand behind the quotation mark that ends a string, within a list or dict and as an argument's whole value;
+any other mark belongs to the text."""
 
 
 def value_of(text: str, what: str) -> Any:
@@ -82,6 +84,8 @@ class _Reader:
         self.need("[")
         found = [self.call()]
         while self.take(","):
+            if self.text[self.at :].strip() == "]":  # as in Python, a comma may stand behind the last one
+                break
             found.append(self.call())
         self.need("]")
         self.blanks()
@@ -99,7 +103,7 @@ class _Reader:
             key = self.key()
             if key in arguments:
                 raise self.fail(f"another key than {key!r}")
-            arguments[key] = self.value()
+            arguments[key] = self.value(_CLOSES_ARGUMENT)
             if self.take(")"):
                 return name, arguments
             self.need(",")
@@ -127,11 +131,11 @@ class _Reader:
         self.at = end + 1
         return key
 
-    def value(self) -> Any:
+    def value(self, closes: re.Pattern[str] = _CLOSES) -> Any:
         self.blanks()
         symbol = self.text[self.at : self.at + 1]
         if symbol and symbol in "\"'":
-            return self.string(symbol)
+            return self.string(3 * symbol if self.text.startswith(3 * symbol, self.at) else symbol, closes)
         if symbol and symbol in "[(":
             self.at += 1
             return self.items("]" if symbol == "[" else ")")
@@ -173,13 +177,13 @@ class _Reader:
                 break
         return found
 
-    def string(self, mark: str) -> str:
-        begin = end = self.at + 1
+    def string(self, mark: str, closes: re.Pattern[str]) -> str:
+        begin = end = self.at + len(mark)
         while end < len(self.text):
             if self.text[end] == "\\":
                 end += 1
-            elif self.text[end] == mark and _CLOSES.match(self.text, end + 1):
-                self.at = end + 1
+            elif self.text.startswith(mark, end) and closes.match(self.text, end + len(mark)):
+                self.at = end + len(mark)
                 text = _ESCAPE.sub(_unescaped, self.text[begin:end])
                 # two \\u escapes may be the halves of one character
                 return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -49,6 +50,7 @@ class Renderer:
         wire = _wire(self.model, self.dialect, self.system)
         kept: list[int] = []
         dropped: list[tuple[int, str]] = []
+        ids, mask, ends = array("i"), bytearray(), array("q")  # one write a chunk: a write a row would cost a quarter
         with ShardWriter(folder) as writer:
             for at, (key, source, _, row) in enumerate(np.column_stack([keys, *parts(keys)]).tolist()):
                 store = _store(*self.sources[source])
@@ -63,8 +65,11 @@ class Renderer:
                 if len(done.ids) > self.context:
                     dropped.append((at, f"longer than the context: {len(done.ids)} > {self.context} tokens"))
                     continue
-                writer.add(done.ids, done.mask)
+                ids.extend(array("i", done.ids))
+                mask.extend(done.mask)
+                ends.append(len(ids))
                 kept.append(at)
+            writer.add_documents(np.frombuffer(ids, np.int32), np.frombuffer(mask, np.bool_), np.array(ends, np.int64))
             writer.publish(fingerprint=wire.fingerprint, details={"kept": kept, "dropped": dropped})
         return folder
 

@@ -44,7 +44,10 @@ def repaired(schema: Any, pointer: str = "") -> dict[str, Any]:
     for key in ("items", "additionalProperties", "not"):
         if isinstance(fixed.get(key), Mapping):
             fixed[key] = repaired(fixed[key], f"{pointer}/{key}")
-    for key in ("anyOf", "oneOf", "allOf"):
+    for key in ("$defs", "definitions", "patternProperties"):
+        if isinstance(fixed.get(key), Mapping):
+            fixed[key] = {name: repaired(inner, f"{pointer}/{key}/{name}") for name, inner in fixed[key].items()}
+    for key in ("anyOf", "oneOf", "allOf", "prefixItems"):
         if isinstance(fixed.get(key), list):
             fixed[key] = [repaired(s, f"{pointer}/{key}/{i}") for i, s in enumerate(fixed[key])]
     if not isinstance(fixed.get("required", []), list):
@@ -73,6 +76,8 @@ def _properties(fixed: dict[str, Any], pointer: str) -> None:
     needed = list(required) if isinstance(required, list) else []
     properties = {}
     for name, inner in fixed["properties"].items():
+        if inner is None:  # parquet gives every row's schema the properties of all
+            continue
         inner = dict(inner) if isinstance(inner, Mapping) else inner
         if isinstance(inner, dict) and isinstance(inner.get("required"), bool) and inner.pop("required"):
             needed.append(name)

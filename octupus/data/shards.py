@@ -124,20 +124,33 @@ class ShardWriter:
         starts: Sequence[int] | NDArray[np.integer[Any]] = (0,),
     ) -> None:
         """Append one row of ``len(ids)`` tokens whose documents begin at ``starts`` (the first one at 0)."""
-        ids_, mask_, starts_ = np.asarray(ids), np.asarray(mask, np.bool_), np.asarray(starts, np.int64)
-        supervised = int(mask_.sum())
-        if len(ids_) != len(mask_) or not len(starts_) or starts_[0] != 0 or (np.diff(starts_) <= 0).any():
+        starts_ = np.asarray(starts, np.int64)
+        if not len(starts_):
+            raise DataError("a row without a document is illegal", row=self.rows)
+        self._append(np.asarray(ids, np.int32), np.asarray(mask, np.bool_), starts_, np.array([len(ids)]))
+
+    def add_documents(self, ids: NDArray[np.int32], mask: NDArray[np.bool_], ends: NDArray[np.int64]) -> None:
+        """Append rows of one document each, laid end to end in ``ids`` and ``mask``, which end at ``ends``."""
+        if len(ends):
+            self._append(ids, mask, np.concatenate([[0], ends[:-1]]), ends)
+
+    def _append(
+        self, ids: NDArray[np.int32], mask: NDArray[np.bool_], starts: NDArray[np.int64], ends: NDArray[np.int64]
+    ) -> None:
+        """Rows that end at ``ends`` and documents that begin at ``starts``, a row's first token among them."""
+        begins = np.concatenate([[0], ends[:-1]])
+        if len(ids) != len(mask) or ends[-1] != len(ids) or starts[0] != 0 or (np.diff(starts) <= 0).any():
             raise DataError("ids and mask differ in length, or starts do not rise from 0", row=self.rows)
-        if starts_[-1] >= len(ids_) or not supervised:
+        if starts[-1] >= len(ids) or not np.logical_or.reduceat(mask, begins).all():
             raise DataError("a row with nothing supervised, or an empty document, is illegal", row=self.rows)
-        self._write("ids", ids_)
-        self._write("mask", mask_)
-        self._write("starts", starts_ + self.tokens)
-        self.rows += 1
-        self.documents += len(starts_)
-        self.tokens += len(ids_)
-        self.supervised += supervised
-        self._write("rows", np.array([self.tokens]))
+        self._write("ids", ids)
+        self._write("mask", mask)
+        self._write("starts", starts + self.tokens)
+        self._write("rows", ends + self.tokens)
+        self.rows += len(ends)
+        self.documents += len(starts)
+        self.tokens += len(ids)
+        self.supervised += int(np.count_nonzero(mask))
 
     def publish(
         self, *, context: int = 0, fingerprint: str = "", inputs: str = "", details: Mapping[str, Any] | None = None

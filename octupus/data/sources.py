@@ -35,6 +35,13 @@ ROWS = tuple(f"*{suffix}" for suffix in SUFFIXES)
 """Files of a data set on the hub that hold rows."""
 Row = tuple[str, dict[str, Any]]
 """A row with its id."""
+MOST = 500
+"""Characters of a row's id or reason that are kept."""
+
+
+def shown(text: str) -> str:
+    """What a row says, as files, pages and terminals can carry it: escaped where it is not printable, and cut."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:MOST])
 
 
 class SourceModule(Protocol):
@@ -73,7 +80,7 @@ class Source:
         """(row id, row): the row's own ``id`` where it has one, else its number."""
         for number, row in enumerate(islice(self.module.rows(self.path, **self.section.options), self.section.limit)):
             name = row.get("id")
-            yield (str(name) if isinstance(name, str | int) else str(number)), row
+            yield shown(str(name) if isinstance(name, str | int) else str(number)), row
 
     def conversation(self, row_id: str, row: dict[str, Any]) -> Conversation:
         """The row as a conversation.

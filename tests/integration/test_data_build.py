@@ -105,6 +105,29 @@ def test_rejects_are_counted_by_reason_with_rows(tmp_path: Path) -> None:
     assert report["stage1"]["details"]["sources"][0]["documents"] == 34
 
 
+def test_rows_that_no_file_can_carry_are_rejected_and_shown_escaped(tmp_path: Path) -> None:
+    odd: list[dict[str, Any]] = [
+        {**chat("kept", "a"), "id": "\ud800", "split": "\ud800", "kind": float("nan")},
+        {"id": "rejected\ud800", "messages": []},
+        {"messages": [chat("x", "y")["messages"][0], call("x", {"city": 1})["messages"][1]], "tools": []},
+        call("x", '{"\ud800\x1b[2J' + "x" * 100_000),
+    ]
+    odd[2]["messages"][1]["tool_calls"][0]["function"]["name"] = "\ud800"
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*talks(20), *odd]))
+    run = run_folder(tmp_path / "run")
+    build(suite([source(path)]), run)
+    (facts,) = json.loads((run.path / "data/report.json").read_text())["sources"]
+    assert (facts["read"], facts["kept"]) == (24, 21)
+    reasons = {kind: found["examples"][0] for kind, found in facts["rejected"].items()}
+    assert reasons["calls a tool that was not offered"] == ["22", "calls a tool that was not offered: \\ud800"]
+    assert reasons["arguments are no JSON object"][1].startswith(r'arguments are no JSON object: {"\ud800\x1b[2Jxxx')
+    assert any(row == r"rejected\ud800" for row, _ in reasons.values())
+    assert (
+        max(len(why) for _, why in reasons.values()) < 600 and "\\ud800" in (run.path / "data/report.html").read_text()
+    )
+
+
 def test_a_source_above_its_rate_fails_the_build_and_says_what_broke(tmp_path: Path) -> None:
     rows = talks(20) + [call("x", {"city": i}) for i in range(10)]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
@@ -194,13 +217,28 @@ def test_killed_builds_go_on_and_end_in_the_same_bytes(tmp_path: Path) -> None:
     build(chosen, calm)
     generator = random.Random(1)
     ends = []
-    for writes in (generator.randrange(2, 12), *(generator.randrange(30, 2500) for _ in range(2)), -1):
+    for writes in (*(generator.randrange(2, 6) for _ in range(3)), -1):  # a write holds a whole chunk of rows
         command = [sys.executable, "-c", CHILD, str(killed.path), str(tmp_path / "recipe.json"), str(writes)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
         ends.append(done.returncode)
     assert ends == [-signal.SIGKILL] * 3 + [0], done.stderr.decode()[-2000:]
     for name in ("stage1", "stage2"):
         assert tree(killed.path / "data" / name) == tree(calm.path / "data" / name)
+
+
+def test_a_second_build_in_the_same_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, path = run_folder(tmp_path / "run"), write_jsonl(tmp_path / "a.jsonl", talks(30))
+    second: list[str] = []
+
+    def meanwhile(*_: Any) -> None:
+        assert len(second) < 2, "a second build went on"
+        with pytest.raises(DataError, match=r"run/data: another build is at work here; wait until it ends"):
+            build(suite([source(path)]), run)
+        second.append("refused")
+
+    monkeypatch.setattr("data_recipes.build.page.publish", meanwhile)
+    assert build(suite([source(path)]), run)["stage1"]["documents"] == 30
+    assert second == ["refused"] * 2, "after cleaning and at the end"
 
 
 def test_parallel_work_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +331,7 @@ def test_one_stage_alone_gives_the_bytes_that_it_has_among_both(
     whole = run_folder(tmp_path / "whole")
     build(chosen, whole)
     part = run_folder(tmp_path / "runs/test")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OCTUPUS_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr("data_recipes.build.load", lambda *_: chosen)
     assert build_main(["stage2", "--recipe", "test"]) == 0
     assert tree(part.path / "data/stage2") == tree(whole.path / "data/stage2")

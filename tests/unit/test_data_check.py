@@ -81,11 +81,20 @@ def test_good_conversations_pass(conversation: Conversation) -> None:
         (to_conversation(call("x", '{"city": "A", "z": 1}')), "arguments that the tool does not declare: get_weather"),
         (to_conversation(call("x", "[1]")), r"arguments are no JSON object: \[1\]"),
         (to_conversation(call("x", '{"city": ')), "arguments are no JSON object"),
+        (to_conversation(call("x", '{"city": "\\ud800"}')), "not well-formed text or JSON: .*surrogates"),
         (turns(says("user"), says("assistant"), tools=[WEATHER, WEATHER]), "two tools of one name"),
     ],
 )
 def test_bad_conversations_are_refused_with_a_reason(conversation: Conversation, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
+        check(conversation)
+
+
+def test_arguments_nested_too_deep_are_a_reject_and_no_traceback() -> None:
+    anything = {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}
+    made = {"function": {"name": "f", "arguments": f'{{"a": {"[" * 700}{"]" * 700}}}'}}
+    conversation = turns(says("user"), {"role": "assistant", "tool_calls": [made]}, tools=[anything])
+    with pytest.raises(DataError, match=r"not well-formed text or JSON: maximum recursion depth"):
         check(conversation)
 
 
@@ -117,6 +126,24 @@ def test_openai_rows_in_all_their_forms() -> None:
         to_conversation({"messages": []})
 
 
+def test_what_parquet_fills_with_nulls_is_taken_out_again() -> None:
+    properties = {"city": {"type": "str"}, "of_another_row": None}
+    arguments = {"city": "Paris", "days": None, "more": {"a": None, "b": [{"c": None, "d": 1}]}}
+    conversation = to_conversation(
+        {
+            "messages": [
+                says("user", function_call={"name": None, "arguments": None}),
+                {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": arguments}}]},
+            ],
+            "tools": [{"name": "f", "parameters": {"type": "dict", "properties": properties}}],
+        }
+    )
+    (made,) = conversation.messages[1].tool_calls
+    assert made.arguments == {"city": "Paris", "more": {"b": [{"d": 1}]}} and not conversation.messages[0].tool_calls
+    assert conversation.tools[0].parameters == {"type": "object", "properties": {"city": {"type": "string"}}}
+    assert to_conversation({**chat("a", "b"), "tools": "null"}).tools == ()
+
+
 def test_schemas_are_repaired_at_every_depth() -> None:
     published = {
         "type": "dict",
@@ -139,6 +166,16 @@ def test_schemas_are_repaired_at_every_depth() -> None:
         "required": ["b", "a"],
     }
     assert list(repaired(published)) == ["type", "properties", "required"], "the published order stays"
+    spread = {
+        "$defs": {"p": {"type": "dict"}},
+        "prefixItems": [{"type": "int"}],
+        "patternProperties": {"^x": {"type": "str"}},
+    }
+    assert repaired(spread) == {
+        "$defs": {"p": {"type": "object"}},
+        "prefixItems": [{"type": "integer"}],
+        "patternProperties": {"^x": {"type": "string"}},
+    }
     with pytest.raises(DataError, match=r"cannot be repaired: /properties/x/items/type: 'Color'"):
         repaired({"type": "object", "properties": {"x": {"type": "list", "items": {"type": "Color"}}}})
 

@@ -24,7 +24,7 @@ def test_json_arrays_are_read_in_pieces(
 ) -> None:
     monkeypatch.setattr(files, "_CHUNK", chunk)
     path = tmp_path / "x.json"
-    path.write_text("\n " + json.dumps(ROWS, ensure_ascii=False, indent=indent), encoding="utf-8")
+    path.write_text("\ufeff\n " + json.dumps(ROWS, ensure_ascii=False, indent=indent) + " \n", encoding="utf-8")
     assert list(records(path)) == ROWS
 
 
@@ -51,6 +51,8 @@ def test_jsonl_parquet_and_folders(tmp_path: Path) -> None:
         ("x.jsonl", b'{"a": "\xff"}\n', "x.jsonl row 0: not JSON .*utf-8"),
         ("x.json", b'[{"a": 1}, {"a": 2', "x.json row 1: not JSON .*cut"),
         ("x.json", b'[{"a": 1}, {"a": "\xff"}]', "x.json row .: not UTF-8"),
+        ("x.json", b'[{"a": 1}]\n[{"a": 2}]', "x.json row 1: more behind the end of the array"),
+        ("x.json", b'[{"a": ' + b"9" * 5000 + b"}]", "x.json row 0: not JSON .*digits"),
         ("x.parquet", b"PAR1 and then nothing", "x.parquet row 0: not parquet .*cut"),
         ("x.csv", b"a,b\n", "cannot read .csv; give .*parquet"),
     ],
