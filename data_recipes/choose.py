@@ -43,8 +43,9 @@ def choose(stores: Sequence[Store], wanted: DataStage, threshold: float | None) 
             other = stores[source][int(mine[row] - starts[source])]["id"]
             examples.append([store[row]["id"], f"{stores[source].report['source']} row {other}"])
         over = np.zeros(len(store), np.bool_)
-        if wanted.balance.max_per_function is not None:
-            over = above_cap(store, ~out, wanted.balance.max_per_function, wanted.seed)
+        cap = wanted.sources[number].max_per_function or wanted.balance.max_per_function
+        if cap is not None:
+            over = above_cap(store, ~out, cap, wanted.seed)
         facts = {"near_duplicates": {"count": int(out.sum()), "examples": examples}, "over_the_cap": int(over.sum())}
         chosen.left_out.append(out | over)
         chosen.facts.append(facts)

@@ -1,4 +1,7 @@
-"""What the demo's tokenizer is trained on: its tools and phrasings, the pieces of its values, and common English."""
+"""What a scratch model's tokenizer is trained on: the demo's tools, phrasings and pieces of values, common English.
+
+Where a recipe trains on or measures simulated worlds, those of the training worlds too.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,16 @@ from collections.abc import Iterator
 
 from data_recipes.demo import dialogue, talk, teacher, values
 from data_recipes.demo.tools import TOOLS, DemoTool
+from data_recipes.worlds import wording
+from data_recipes.worlds.registry import TRAINING
+from data_recipes.worlds.values import WORDS
+from data_recipes.worlds.world import offer
 from octupus.config import Recipe
 from octupus.wire.dialect import OCTUPUS
 
 
 def texts(recipe: Recipe) -> Iterator[str]:
-    """Texts for BPE training, the same for every recipe; no argument value stands among them.
+    """Texts for BPE training; no whole argument value stands among them.
 
     Invented names stand here as bare pieces only, never whole nor with a blank or quotation mark before them: BPE then
     cuts a name alike wherever it occurs, and copying it from a question into JSON is copying tokens.
@@ -31,6 +38,27 @@ def texts(recipe: Recipe) -> Iterator[str]:
     yield from ["“ ” ”。 “"] * 40
     for word in values.COMMON:
         yield from [f"{word} {word}"] * 4
+    data = recipe.data
+    if any(s.name == "worlds" for s in (*data.stage1.sources, *data.stage2.sources, *data.heldout)):
+        yield from _worlds()
+
+
+def _worlds() -> Iterator[str]:
+    """What all simulated worlds say alike, the training ones' tools and sentences, and single words of values."""
+    for world, method in ((w, m) for w in TRAINING.values() for m in w.METHODS.values()):
+        tools = [offer(world, method.name, zh) for zh in (False, True)]
+        yield from [json.dumps([tool], ensure_ascii=False) for tool in tools] * 2
+        sentences = [*(method.ask or ()), *(method.tell or ())]
+        yield from [_bare(f" {part}") for text in sentences for part in text.split("|")] * 4
+        yield from [f'{{"{p.name}": ' for p in method.params] * 4
+    for world in TRAINING.values():
+        for table in world.TABLES.values():
+            yield from [f"{table.prefix}-", table.en, table.zh, *map(_bare, table.says)] * 20
+    for name, pair in vars(wording).items():
+        if name.isupper() and isinstance(pair, tuple):
+            yield from [_bare(text) for texts in pair for text in ([texts] if isinstance(texts, str) else texts)] * 10
+    for both in WORDS.values():
+        yield from [word for words in both for text in words for word in text.split()] * 20
 
 
 def _pieces() -> Iterator[str]:
