@@ -24,10 +24,50 @@ import signal
 import sys
 import tempfile
 import threading
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+VENDORS = (
+    *("anthropic", "boto3", "cohere", "datamodel_code_generator", "google.genai", "mistralai", "qwen_agent"),
+    "writerai",
+)
+"""Clients of other companies' models. The package imports them all; none of them talks to a model of ours."""
 NAMES = ("octupus-FC", "gpt-4-turbo-2024-04-09-FC=gpt-4-turbo-2024-04-09")
+
+
+class Blank(type):
+    """A class that stands for whatever is looked up in it, so that handlers which are never used can be defined."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Blank(name, (Exception,), {})
+
+
+class BlankModule(ModuleType):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(Blank(self.__name__, (), {}), name)
+
+
+class WithoutVendors(MetaPathFinder, Loader):
+    """Importing the vendors' clients is more than half of the harness's start, and a hundred megabytes."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        ours = any(name == vendor or name.startswith(f"{vendor}.") for vendor in VENDORS)
+        return ModuleSpec(name, self, is_package=True) if ours else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return BlankModule(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        return None
 
 
 def watched_handler() -> type:
@@ -146,6 +186,7 @@ def die_with_parent(parent: str | None) -> None:
 
 
 def main() -> None:
+    sys.meta_path.insert(0, WithoutVendors())
     die_with_parent(os.environ.get("OCTUPUS_BFCL_PARENT"))
     if sys.argv[1:2] == ["dump"] and len(sys.argv) == 3:
         with tempfile.TemporaryDirectory() as folder:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from octupus.runs import read_json
 
 RESAMPLES = 4000
 MEAN = "Overall v3"
+WORLDS = "worldbench"
 
 
 @dataclass(frozen=True)
@@ -34,41 +36,54 @@ class Difference:
 
 
 def correct(folder: Path) -> dict[str, dict[str, bool]]:
-    """By category and id, whether a run's main model got an entry right.
+    """By category and id, whether a run's main model got an entry right; a split of worldbench is a category of turns.
 
     Raises:
         ConfigError: the run has no scores.
     """
     scores = read_json(folder / "bfcl" / "scores.json")
-    if scores is None:
-        raise ConfigError(f"{folder.name} has no BFCL scores: make bfcl RUN={folder.name}")
     found: dict[str, dict[str, bool]] = {}
-    for line in (folder / "bfcl" / "entries.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        if entry["model"] == scores["main"]:
+    main = None if scores is None else scores["main"]
+    for entry in _rows(folder / "bfcl" / "entries.jsonl") if main is not None else ():
+        if entry["model"] == main:
             found.setdefault(entry["category"], {})[entry["id"]] = entry["correct"]
+    for turn in _rows(folder / "worldbench" / "turns.jsonl"):
+        found.setdefault(f"{WORLDS} {turn['split']}", {})[turn["id"]] = turn["right"]
+    if not found:
+        name = folder.name
+        raise ConfigError(f"{name} has no BFCL scores: make bfcl RUN={name}; nor any other: make worldbench RUN={name}")
     return found
 
 
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file; none where there is no file."""
+    if path.is_file():
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
+
+
 def differences(first: Path, second: Path, seed: int = 0) -> list[Difference]:
-    """The v3-style overall over the categories that both have, then each category.
+    """The v3-style overall over BFCL's categories that both have, then each category, then worldbench's splits.
 
     Raises:
         ConfigError: a run without scores, or two that share no entry.
     """
     a, b = correct(first), correct(second)
-    shared = {c: sorted(a[c].keys() & b[c].keys()) for c in SIZES if c in a and c in b}
-    shared = {category: ids for category, ids in shared.items() if ids}
-    if not shared:
-        raise ConfigError(f"{first.name} and {second.name} were asked no common entry of BFCL")
+    order = [*SIZES, *(c for c in a if c.startswith(WORLDS))]
+    common = {c: sorted(a[c].keys() & b[c].keys()) for c in order if c in a and c in b}
+    common = {category: ids for category, ids in common.items() if ids}
+    if not common:
+        raise ConfigError(f"{first.name} and {second.name} were asked no common entry of BFCL or worldbench")
     draw = np.random.default_rng(seed)
     found, means, moves = [], {}, {}
-    for category, ids in shared.items():
+    for category, ids in common.items():
         pairs = np.array([[a[category][id], b[category][id]] for id in ids], float)
         picks = draw.integers(0, len(ids), (RESAMPLES, len(ids)))
         moves[category] = (pairs[:, 1] - pairs[:, 0])[picks].mean(axis=1)
         means[category] = pairs.mean(axis=0)
         found.append(_difference(category, len(ids), means[category], moves[category]))
+    shared = {category: ids for category, ids in common.items() if category in SIZES}
+    if not shared:
+        return found
     share = weights(MEAN, dict.fromkeys(shared, 0.0)) or {c: 1 / len(shared) for c in shared}
     whole = sum(means[c] * w for c, w in share.items())
     moved = sum(moves[c] * w for c, w in share.items())

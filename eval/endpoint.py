@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from octupus.config import Recipe, ServeSection
-from octupus.errors import ConfigError, JobError
+from octupus.errors import ConfigError, JobError, Lost
 from octupus.runs import Endpoint, Run
 
 # A proxy of the cluster is not for our own server.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+BEFORE = "before"
+"""The replica that serves the untrained model, beside the stage ``baseline``."""
 ELSEWHERE = "elsewhere"
 """In a stage's place: a server that no run of ours started."""
 
@@ -58,7 +60,7 @@ class Server:
         """Say that the server has died, if it has.
 
         Raises:
-            JobError: no heartbeat, withdrawn, replaced by another instance, or nobody listens; names the log.
+            Lost: no heartbeat, withdrawn, replaced by another instance, or nobody listens; names the log.
         """
         why = "its heartbeat stopped or it withdrew"
         if self.stage == ELSEWHERE or any(e.instance == self.endpoint.instance for e in self.run.endpoints().values()):
@@ -71,7 +73,7 @@ class Server:
         if state is not None and state.status == "failed":
             why = state.reason
         log = "" if self.stage == ELSEWHERE else f"; see its log in {self.log}"
-        raise JobError(
+        raise Lost(
             f"the server at {self.root_url} died while it was being measured ({why}){log}; "
             "what was answered is kept: the same command goes on from there once a server is up again"
         )
@@ -121,15 +123,18 @@ def wait_for(run: Run, section: ServeSection, stage: str = "serve") -> Server:
     deadline = time.monotonic() + section.ready_timeout_s
     log = run.stage(stage).log
     while True:
-        for endpoint in run.endpoints().values():
+        for replica, endpoint in run.endpoints().items():
+            if (replica == BEFORE) != (stage == "baseline"):
+                continue  # the untrained model may be measured at the same time
             server = Server(run, stage, endpoint, read_key(section), foreign=section.model is not None)
             if answers(server.root_url):
                 return server
         state = run.stage(stage).state()
         if state is not None and state.status == "failed":
-            raise JobError(f"no endpoint to measure: stage {stage} failed: {state.reason}; see its log in {log}")
+            kind = Lost if state.lost else JobError
+            raise kind(f"no endpoint to measure: stage {stage} failed: {state.reason}; see its log in {log}")
         if time.monotonic() >= deadline:
-            raise JobError(
+            raise Lost(
                 f"no endpoint came up in {run.path / 'endpoints'} within {section.ready_timeout_s:g} s "
                 f"(serve.ready_timeout_s); see the server's log in {log}; start one with: make serve RUN={run.name}"
             )

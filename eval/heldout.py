@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-import urllib.error
-import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,8 +16,9 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Literal
 
+from eval.ask import ask
 from eval.checker import judge, schemas_of, tally
-from eval.endpoint import OPENER, Server, identity, wait_for
+from eval.endpoint import Server, identity, wait_for
 from eval.weights import wilson
 from octupus.config import Recipe
 from octupus.errors import DataError
@@ -129,22 +127,12 @@ def _ask_all(server: Server, items: Sequence[dict[str, Any]], reporter: Reporter
 
 def _ask(server: Server, item: dict[str, Any]) -> dict[str, Any]:
     """The item with what came back: calls, content, finish_reason, seconds, exact; or with ``error``."""
-    body = {"model": server.endpoint.model, "messages": item["messages"], "temperature": 0, "max_tokens": MAX_TOKENS}
-    body |= {"tools": item["tools"], "tool_choice": "auto"} if item["tools"] else {}
-    headers = {"Authorization": f"Bearer {server.api_key}", "Content-Type": "application/json"}
-    request = urllib.request.Request(f"{server.base_url}/chat/completions", json.dumps(body).encode(), headers)
-    began = time.monotonic()
-    try:
-        with OPENER.open(request, timeout=600) as response:
-            choice = json.load(response)["choices"][0]
-        message = choice["message"]
-        calls = [{**c["function"], "incomplete": c.get("incomplete", False)} for c in message.get("tool_calls") or ()]
-    except urllib.error.HTTPError as error:
-        return {**item, "error": f"HTTP {error.code}: {error.read()[:300].decode(errors='replace')}"}
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        return {**item, "error": f"{type(error).__name__}: {error}"}
-    answer = {"calls": calls, "content": message.get("content") or "", "finish_reason": choice.get("finish_reason")}
-    return {**item, **answer, "seconds": time.monotonic() - began, "exact": exact(item["wanted"], calls)}
+    url, key, model = server.base_url, server.api_key, server.endpoint.model
+    asked = ask(url, key, model, item["messages"], item["tools"], MAX_TOKENS)
+    if asked.error:
+        return {**item, "error": asked.error}
+    answer = {"calls": asked.calls, "content": asked.content, "finish_reason": asked.finish_reason}
+    return {**item, **answer, "seconds": asked.seconds, "exact": exact(item["wanted"], asked.calls)}
 
 
 def exact(wanted: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> bool:

@@ -1,8 +1,9 @@
 """A perfect model: BFCL's ground truth as an engine inside our own server, to measure what the path itself costs.
 
-``serve.engine: eval.oracle:Oracle`` with ``serve.engine_args: {categories: [...], mode: truth|wrong}``. One category a
-run: some entries of different categories ask the same and want different answers. Answers are natural: the first
-acceptable value that the tool's schema allows, Java and JavaScript values as literals, all calls of a turn at once.
+``serve.engine: eval.oracle:Oracle`` with ``serve.engine_args: {categories: [...], mode: truth|wrong}``. Not all
+categories in one run: some entries of different ones ask the same and want different answers (:func:`apart`). Answers
+are natural: the first acceptable value that the tool's schema allows, Java and JavaScript values as literals, all calls
+of a turn at once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from eval.checker import satisfies
 from eval.sample import BfclData
@@ -41,6 +42,14 @@ class Planned:
     turn_lengths: list[int]
     calls: list[Calls]
     text: str
+
+
+class Answers(Protocol):
+    """Whatever knows the answer to a conversation."""
+
+    def answer(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> tuple[Calls, str]:
+        """Calls, or none and a text; LookupError where the conversation is unknown."""
+        ...
 
 
 class Truth:
@@ -97,6 +106,21 @@ class Truth:
         for test in tests:
             found = [e for e in found if test(e)] or found
         return found[0]
+
+
+def apart(data: BfclData, categories: Sequence[str]) -> list[list[str]]:
+    """The categories in as few groups as come of putting each into the first one where nobody opens as it does."""
+    first: dict[str, set[str]] = {category: set() for category in categories}
+    for question in data.questions(categories):
+        first[question.category].add(next(m["content"] for m in question.turns[0] if m["role"] != "system"))
+    groups: list[list[str]] = []
+    for category in categories:
+        free = (group for group in groups if all(first[category].isdisjoint(first[other]) for other in group))
+        group = next(free, None)
+        if group is None:
+            groups.append(group := [])
+        group.append(category)
+    return groups
 
 
 def _names(tools: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -243,7 +267,7 @@ class Oracle:
                 "eval.oracle:Oracle needs serve.engine_args: {categories: [simple_python], mode: truth|wrong}"
             )
         self.wire, self.options, self.wrong = wire, section.constraint, options["mode"] == "wrong"
-        self.truth = Truth(BfclData.ready(), options["categories"])
+        self.truth: Answers = Truth(BfclData.ready(), options["categories"])
 
     async def generate(
         self, request_id: str, prompt_ids: list[int], grammar: CallGrammar | None, sampling: Any

@@ -121,7 +121,8 @@ def collect(recipe: Recipe, run: Run) -> dict[str, Any]:
         "errors": sum(p["errors"] for p in parts),
         "curves": {name: curve for name in ("stage1", "stage2") if (curve := loss_curve(run.stage(name).metrics))},
         "stages": list(_stage_times(run)),
-        "anchors": anchors["anchors"],
+        # What this run must be held against stands beside it, then the boards.
+        "anchors": sorted(anchors["anchors"], key=lambda a: not (a.get("ours") or a.get("baseline"))),
         "boards": anchors["boards"],
         "ours": main["summaries"],
         "failures": list(_failures(run, scores)),

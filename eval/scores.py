@@ -194,6 +194,6 @@ def _figures(category: str, entries: Sequence[Entry], asked: int) -> dict[str, A
         "tokens_in": sum(u.get("prompt_tokens") or 0 for u in usage),
         "tokens_out": sum(u.get("completion_tokens") or 0 for u in usage),
         "latency_mean": statistics.fmean(seconds) if seconds else None,
-        "latency_p95": statistics.quantiles(seconds, n=20)[-1] if len(seconds) > 1 else None,
+        "latency_p95": statistics.quantiles(seconds, n=20, method="inclusive")[-1] if len(seconds) > 1 else None,
         **_counts(entries),
     }

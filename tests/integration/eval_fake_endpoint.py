@@ -15,7 +15,7 @@ from aiohttp import web
 
 from eval.oracle import Truth, spoil
 from eval.sample import BfclData
-from octupus.runs import Endpoint, Run
+from octupus.runs import HEARTBEAT_S, Endpoint, Run
 from octupus.wire.messages import Message, ToolCall
 
 Answer = Callable[[dict[str, Any]], dict[str, Any] | web.Response]
@@ -91,27 +91,42 @@ class FakeOpenAIEndpoint:
         self._loop.create_task(self._runner.cleanup())
         self._runner = None
 
-    def publish(self, run: Run) -> None:
+    def publish(self, run: Run, replica: str) -> None:
         run.publish_endpoint(
-            "0",
+            replica,
             Endpoint(
                 url=self.url,
                 model="fake-openai-endpoint-for-tests",
                 instance=self.url,
-                heartbeat_at=time.time() + 600,
+                heartbeat_at=time.time(),
                 fingerprint="sha256:fake",
             ),
         )
 
 
 @contextmanager
-def fake_endpoint(run: Run, answer: Answer) -> Iterator[FakeOpenAIEndpoint]:
+def fake_endpoint(run: Run, answer: Answer, *replicas: str) -> Iterator[FakeOpenAIEndpoint]:
+    """One that answers as each of ``replicas`` (0: the run's server) until the block ends."""
     endpoint = FakeOpenAIEndpoint(answer)
     endpoint.start()
-    endpoint.publish(run)
+    over = threading.Event()
+
+    def publish() -> None:
+        for replica in replicas or ("0",):
+            endpoint.publish(run, replica)
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_S):
+            publish()
+
+    publish()
+    beating = threading.Thread(target=beat, daemon=True)
+    beating.start()
     try:
         yield endpoint
     finally:
+        over.set()
+        beating.join()
         endpoint.stop()
 
 

@@ -22,8 +22,9 @@ from octupus.errors import ConfigError, OctupusError
 from octupus.runs import Run, publish_json
 from slurm import chain, reap
 from slurm.claim import Claim
-from slurm.jobs import JOBS, Frozen
+from slurm.jobs import JOBS
 from slurm.local import LocalChain
+from slurm.stage import Frozen
 from tests.support.moody import key
 from tests.support.tiny import tiny_folder
 

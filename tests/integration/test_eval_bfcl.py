@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections import Counter
@@ -14,6 +15,7 @@ import pytest
 from aiohttp import web
 
 import eval.bfcl
+from eval import report
 from eval.sample import CLI, BfclData, harness_python
 from eval.scores import failed, read_results
 from octupus.config import BfclSection, ModelSection, Recipe, ScratchModel, ServeSection
@@ -63,7 +65,7 @@ def test_the_truth_scores_full_marks_under_both_names(tmp_path: Path, monkeypatc
         monkeypatch.setenv(name, "socks5://127.0.0.1:9" if "all" in name.lower() else "http://127.0.0.1:9")
     run = Run(tmp_path)
     wanted = {"simple_python": 5, "parallel": 5, "irrelevance": 5, "multi_turn_base": 2}
-    asked = recipe(wanted, models=("gpt-4-turbo-2024-04-09-FC", "octupus-FC"), side_entries=2)
+    asked = recipe(wanted, models=("gpt-4-turbo-2024-04-09-FC", "octupus-FC"), side_entries=2, repeats=2)
     with fake_endpoint(run, perfect(list(wanted))) as endpoint:
         outputs = eval.bfcl.measure(asked, run)
         found, side = scores(run), scores(run, "gpt-4-turbo-2024-04-09-FC")
@@ -80,9 +82,14 @@ def test_the_truth_scores_full_marks_under_both_names(tmp_path: Path, monkeypatc
         found["summaries"]["Overall v3"]["value"] == 1 and "live_simple" in found["summaries"]["Overall v3"]["missing"]
     )
     assert found["stock_overall"].endswith("%")
-    assert {body["model"] for body in endpoint.requests} == {"octupus-FC", "gpt-4-turbo-2024-04-09"}
+    again = scores(run, "octupus-FC-seed1")["categories"]
+    assert {c: f["correct"] for c, f in again.items()} == wanted, "a repeat is asked and judged as the first time"
+    seeds = {(body["model"], body.get("seed")) for body in endpoint.requests}
+    assert seeds == {("gpt-4-turbo-2024-04-09", None), ("octupus-FC", None), ("octupus-FC-seed1", 1)}
+    repeated = json.loads((run.path / "bfcl" / "scores.json").read_text())["repeats"]["Overall v3"]
+    assert repeated == {"runs": 2, "mean": 1.0, "sd": 0.0}
     progress = run.stage("bfcl/tasks/all").progress()
-    assert progress is not None and progress.done == progress.total == 23
+    assert progress is not None and progress.done == progress.total == 40
 
 
 def test_lies_and_breakage_score_nothing(tmp_path: Path) -> None:
@@ -113,6 +120,9 @@ def test_lies_and_breakage_score_nothing(tmp_path: Path) -> None:
     assert found["categories"]["irrelevance"]["harness_correct"] == 8, "the stock harness counts all of it as right"
     assert found["categories"]["irrelevance"]["kinds"] == {"server error": 4, "illegal call": 2, "cut call": 2}
     assert found["errors"] == 4 and found["legality"]["cut"] == 2
+    told = report.markdown(recipe({}), run)
+    assert "ended in an error: 4" in told and re.search(r"\| irrelevance \| 8/240 \| 0\.0 \|.*\| 100\.0 \|", told)
+    assert re.search(r"\| kinds of error \|.*\| cut call \| illegal call \| server error \|", told)
 
 
 @pytest.fixture

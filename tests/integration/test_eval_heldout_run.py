@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from eval import heldout
+from eval.endpoint import BEFORE
 from octupus.config import BfclSection, ModelSection, Recipe, ScratchModel, ServeSection
 from octupus.errors import JobError
 from octupus.runs import Run
@@ -54,7 +55,7 @@ def test_before_and_after(run: Run) -> None:
             return reply([], "hello") if trained else reply([("get_tide", {"port": 3})])
         return reply([("get_tide", {"port": f"港{i}" if trained else "x"})])
 
-    with fake_endpoint(run, answer) as endpoint:
+    with fake_endpoint(run, answer, BEFORE, "0") as endpoint:
         before = heldout.run(recipe(), run, "before")
         trained = True
         after = heldout.run(recipe(), run, "after")
@@ -83,7 +84,7 @@ def test_a_server_that_dies(run: Run) -> None:
         return reply([])
 
     why = r"died while it was being measured.*baseline/log"
-    with fake_endpoint(run, answer) as endpoint, pytest.raises(JobError, match=why):
+    with fake_endpoint(run, answer, BEFORE) as endpoint, pytest.raises(JobError, match=why):
         heldout.run(recipe(), run, "before")
     assert not (run.path / "heldout/before.json").exists()
 
@@ -92,11 +93,11 @@ def test_a_server_that_hangs(run: Run) -> None:
     hangs = threading.Event()
 
     def answer(body: dict[str, Any]) -> dict[str, Any]:
-        run.withdraw_endpoint("0")
+        run.withdraw_endpoint(BEFORE)
         hangs.wait()
         return reply([])
 
-    with fake_endpoint(run, answer):
+    with fake_endpoint(run, answer, BEFORE):
         try:
             with pytest.raises(JobError, match="its heartbeat stopped or it withdrew"):
                 heldout.run(recipe(), run, "before")

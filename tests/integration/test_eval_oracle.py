@@ -7,8 +7,9 @@ import json
 import pytest
 
 from eval.checker import judge, schemas_of
-from eval.oracle import CANNOT, Oracle
+from eval.oracle import CANNOT, Oracle, apart
 from eval.sample import BfclData
+from eval.weights import GROUPS
 from octupus.config import ServeSection
 from octupus.errors import ConfigError, JobError
 from tests.support.served import served
@@ -47,6 +48,16 @@ def test_answers_come_out_as_they_went_in(data: BfclData, constrained: bool) -> 
                 for name, arguments in calls:
                     call = {"name": name, "arguments": json.dumps(arguments)}
                     assert judge(call, schemas_of(question.tools)).status == "legal", question.id
+
+
+def test_categories_that_share_an_opening_are_kept_apart(data: BfclData) -> None:
+    wanted = [*GROUPS["single_turn"], *GROUPS["multi_turn"]]
+    groups = apart(data, wanted)
+    assert sorted(name for group in groups for name in group) == sorted(wanted) and len(groups) < 6
+    for group in groups:
+        # live_simple_29-7-2 and live_irrelevance_118-7-8, for one, ask the same and want opposite answers.
+        assert not {"live_simple", "live_irrelevance"} <= set(group)
+        assert sum(name.startswith("multi_turn") for name in group) <= 1
 
 
 def _messages(turn: list[dict[str, str]]):

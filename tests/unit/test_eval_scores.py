@@ -17,7 +17,11 @@ ERROR = "Error during inference: Error code: 500"
 
 
 def reply(
-    *calls: tuple[str, Any], finish: str = "tool_calls", incomplete: bool = False, usage: Any = None
+    *calls: tuple[str, Any],
+    finish: str = "tool_calls",
+    incomplete: bool = False,
+    usage: Any = None,
+    seconds: float = 0.5,
 ) -> dict[str, Any]:
     noted = [
         {
@@ -29,7 +33,7 @@ def reply(
         }
         for n, a in calls
     ]
-    return {"finish_reason": finish, "seconds": 0.5, "usage": usage, "calls": noted}
+    return {"finish_reason": finish, "seconds": seconds, "usage": usage, "calls": noted}
 
 
 def row(result: Any, *replies: dict[str, Any], id: str = "irrelevance_1") -> dict[str, Any]:
@@ -91,8 +95,8 @@ def test_figures_of_a_category(tmp_path: Path) -> None:
     usage = {"prompt_tokens": 100, "completion_tokens": 7}
     rows = [
         row([{"f": '{"x": 1}'}], reply(("f", '{"x": 1}'), usage=usage), id="simple_python_0"),
-        row([{"f": '{"x": 2}'}], reply(("f", '{"x": 2}'), usage=usage), id="simple_python_1"),
-        row("no", reply(finish="stop"), id="simple_python_2"),
+        row([{"f": '{"x": 2}'}], reply(("f", '{"x": 2}'), usage=usage, seconds=1.5), id="simple_python_1"),
+        row("no", reply(finish="stop", seconds=1.0), id="simple_python_2"),
         row(ERROR, id="simple_python_3"),
         row([], reply(), id="simple_python_99"),
     ]
@@ -114,6 +118,8 @@ def test_figures_of_a_category(tmp_path: Path) -> None:
         "tokens_out": 14,
     }
     assert figures["call_rate"] == 0.5 and figures["accuracy"] == 0.25
+    assert (figures["requests"], figures["latency_mean"]) == (3, 1.0), "an entry without a reply has no latency"
+    assert figures["latency_p95"] == pytest.approx(1.45), "between the slowest two, never above the slowest"
     assert figures["kinds"] == {"correct": 1, "wrong argument": 1, "missing call": 1, "server error": 1}
     assert len(entries) == 4 and scores["errors"] == 1 and scores["legality"]["legal"] == 2
     assert scores["summaries"]["Overall v3"]["covered"] < 0.03
