@@ -9,13 +9,13 @@ from typing import Any, Literal
 from transformers import AutoTokenizer
 from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
-from vllm.outputs import RequestOutput
+from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
 from octupus.config import TeacherSection
 from octupus.errors import ConfigError, JobError
-from octupus.teacher.protocol import Answer, Request
+from octupus.teacher.protocol import Answer, Candidate, Request
 
 TEMPLATE_ARGUMENTS = "chat_template_kwargs"
 """The one key of ``teacher.engine_args`` that is not vLLM's: for the template (Qwen3: ``enable_thinking: false``)."""
@@ -60,7 +60,7 @@ class VllmEngine:
             self._llm = LLM(model=str(section.model), **args)
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(_unusable(str(section.model), error)) from error
-        self._engine, self._sampling = self._llm.llm_engine, section.sampling
+        self._engine = self._llm.llm_engine
         self._tokenizer = self._llm.get_tokenizer()
         self._window: int = self._llm.model_config.max_model_len
         self._refused: list[Answer] = []
@@ -74,10 +74,11 @@ class VllmEngine:
         room = self._window - len(ids)
         if room < 1:
             why = f"{len(ids)} prompt tokens, the window has {self._window}"
-            self._refused.append(Answer(request.id, "", "refused", refused=why))
+            self._refused.append(Answer(request.id, (), refused=why))
             return
-        sampling = self._sampling
+        sampling = request.sampling
         params = SamplingParams(
+            n=request.n,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=min(sampling.max_tokens, room),
@@ -97,15 +98,20 @@ class VllmEngine:
             raise JobError(why) from error
         for output in outputs:
             if output.finished and isinstance(output, RequestOutput):
-                best = output.outputs[0]
-                if best.finish_reason not in ("stop", "length"):
-                    raise JobError(f"the teacher's engine ended {output.request_id} with {best.finish_reason!r}")
-                reason: Literal["stop", "length"] = "stop" if best.finish_reason == "stop" else "length"
-                answers.append(Answer(output.request_id, best.text, reason, len(best.token_ids)))
+                answers.append(Answer(output.request_id, tuple(map(_candidate, output.outputs))))
         return answers
 
     def close(self) -> None:
         self._engine.engine_core.shutdown()
+
+
+def _candidate(output: CompletionOutput) -> Candidate:
+    if output.finish_reason not in ("stop", "length"):
+        raise JobError(
+            f"the teacher's engine ended an answer with {output.finish_reason!r}; run the same command again"
+        )
+    reason: Literal["stop", "length"] = "stop" if output.finish_reason == "stop" else "length"
+    return Candidate(output.text, reason, len(output.token_ids))
 
 
 def open_engine(section: TeacherSection) -> VllmEngine:

@@ -7,17 +7,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
-from octupus.config import TeacherSection
+from octupus.config import Sampling, TeacherSection
 from octupus.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Request:
-    """One assistant turn to write: OpenAI messages that end with a user's."""
+    """One assistant turn to write, ``n`` times: OpenAI messages that end with a user's, and the tools on offer."""
 
     id: str
     messages: Sequence[Mapping[str, Any]]
     seed: int
+    sampling: Sampling
+    n: int = 1
+    tools: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to answer. ``calls`` are in OpenAI's form: ``{"name", "arguments"}``, arguments as text."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    tokens: int = 0
+    calls: tuple[Mapping[str, str], ...] = ()
+
+    def message(self) -> dict[str, Any]:
+        """The candidate as an assistant's message."""
+        made: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.calls:
+            made["tool_calls"] = [
+                {"id": f"call_{i}", "type": "function", "function": dict(call)} for i, call in enumerate(self.calls)
+            ]
+        return made
 
 
 @dataclass(frozen=True)
@@ -25,9 +47,7 @@ class Answer:
     """What came back for the request of that id. ``refused`` says why an engine would not take the prompt at all."""
 
     id: str
-    text: str
-    finish_reason: Literal["stop", "length", "refused"]
-    tokens: int = 0
+    candidates: tuple[Candidate, ...]
     refused: str = ""
 
 
@@ -57,9 +77,32 @@ class EngineModule(Protocol):
     def open_engine(self, section: TeacherSection) -> Engine: ...
 
 
+def takes_tools(section: TeacherSection) -> bool:
+    """Whether prompts with tools can be answered: vLLM alone does not make calls legal, the server does."""
+    return section.engine != "vllm"
+
+
 def engine_module(section: TeacherSection) -> EngineModule:
     """The module behind ``teacher.engine``; loaded only now, so that vLLM is imported where it is wanted."""
     if section.model is None:
         raise ConfigError(f"teacher.model is not set: the {section.engine} teacher needs one")
-    home = {"vllm": "engine", "scripted": "scripted", "openai": "endpoint"}[section.engine]
+    home = {"vllm": "engine", "scripted": "scripted", "openai": "endpoint", "server": "endpoint"}[section.engine]
     return cast(EngineModule, importlib.import_module(f"octupus.teacher.{home}"))
+
+
+def hook(name: str, what: str) -> Any:
+    """The function ``module:function`` of a recipe.
+
+    Raises:
+        ConfigError: there is none; ``what`` names the recipe's key.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        found = vars(importlib.import_module(module)).get(attribute)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{what} {name!r}: no module {error.name}; write it as module:function") from error
+    except ValueError as error:  # an empty module name
+        raise ConfigError(f"{what} {name!r}: write it as module:function") from error
+    if not callable(found):
+        raise ConfigError(f"{what} {name!r}: {module} has no function {attribute!r}")
+    return found

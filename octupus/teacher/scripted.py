@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from octupus.config import TeacherSection
 from octupus.data.files import code_hash
-from octupus.errors import ConfigError
-from octupus.teacher.protocol import Answer, Request
+from octupus.teacher.protocol import Answer, Candidate, Request, hook
 
-Function = Callable[[Sequence[Mapping[str, Any]]], str]
+Function = Callable[..., str | Mapping[str, Any]]
+"""Of the messages, and of the tools where the prompt has any: the answer, or a whole message in OpenAI's form."""
 
 
-def function(name: str) -> Function:
-    """The function ``module:name``; ConfigError where there is none."""
-    module, _, attribute = name.partition(":")
-    try:
-        found = vars(importlib.import_module(module)).get(attribute)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"teacher.model {name!r}: no module {error.name}; write it as module:function") from error
-    if not callable(found):
-        raise ConfigError(f"teacher.model {name!r}: {module} has no function {attribute!r}")
-    return found  # type: ignore[no-any-return]
+def _function(section: TeacherSection) -> Function:
+    found: Function = hook(str(section.model), "teacher.model")
+    return found
 
 
 def identity(section: TeacherSection) -> dict[str, Any]:
     """The function and the code beside it, so that a changed script answers anew."""
-    folder = Path(inspect.getfile(function(str(section.model)))).parent
+    folder = Path(inspect.getfile(_function(section))).parent
     return {"engine": "scripted", "model": section.model, "code": code_hash(folder)}
 
 
@@ -48,11 +40,18 @@ class ScriptedEngine:
 
     def step(self) -> list[Answer]:
         waiting, self._waiting = self._waiting, []
-        return [Answer(request.id, self._answer(request.messages), "stop") for request in waiting]
+        return [Answer(request.id, (self._candidate(request),) * request.n) for request in waiting]
+
+    def _candidate(self, request: Request) -> Candidate:
+        said = self._answer(request.messages, *([request.tools] if request.tools else []))
+        if isinstance(said, str):
+            return Candidate(said, "stop")
+        calls = tuple(dict(call["function"]) for call in said.get("tool_calls", ()))
+        return Candidate(said.get("content") or "", "stop", calls=calls)
 
     def close(self) -> None:
         self._waiting.clear()
 
 
 def open_engine(section: TeacherSection) -> ScriptedEngine:
-    return ScriptedEngine(function(str(section.model)))
+    return ScriptedEngine(_function(section))

@@ -14,8 +14,8 @@ from octupus.errors import ConfigError
 from octupus.runs import Run
 from octupus.scratch import build
 from octupus.teacher.protocol import Request, engine_module
-from octupus.teacher.run import run as teach
 from tests.support.recipes import recipe, write_jsonl
+from tests.support.teachers import teach
 from tests.support.tiny import CORPUS
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make setup")
@@ -87,10 +87,10 @@ def test_vllm_answers_once_with_its_own_template_and_goes_on(
     assert 1 <= len(seen) - asked <= 10, "only the five missing prompts are asked again"
     assert file.read_bytes() == whole, "seeded by id: the same answers"
 
-    engine.submit(Request("seeded", [{"role": "user", "content": "x"}], 7))
+    engine.submit(Request("seeded", [{"role": "user", "content": "x"}], 7, chosen.teacher.sampling, n=2))
     while not (done := engine.step()):
         continue
-    assert done[0].id == "seeded" and done[0].tokens
+    assert done[0].id == "seeded" and len(done[0].candidates) == 2 and all(c.tokens for c in done[0].candidates)
     close()
 
 

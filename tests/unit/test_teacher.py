@@ -12,11 +12,9 @@ from octupus.config import Recipe
 from octupus.data.appended import AppendedFile, appended, opened, sealed
 from octupus.errors import ConfigError, DataError, JobError
 from octupus.runs import Run
-from octupus.teacher.gates import judge
-from octupus.teacher.protocol import Answer
-from octupus.teacher.run import run as teach
 from tests.support import teachers
 from tests.support.recipes import recipe, write_jsonl
+from tests.support.teachers import answers, teach
 
 ECHO = "tests.support.teachers:echo"
 
@@ -37,17 +35,10 @@ def suite(path: str, model: str = ECHO, **teacher: Any) -> Recipe:
     return recipe(teacher={"engine": "scripted", "model": model, "prompts": sources, **teacher})
 
 
-def answers(run: Run) -> dict[str, dict[str, Any]]:
-    rows = list(appended(run.path / "teacher/answers"))
-    found = {row["id"]: row for row in rows}
-    assert len(found) == len(rows), "an id was answered twice"
-    return found
-
-
 def test_conversations_are_answered_turn_by_turn_and_say_who_answered(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     done = teach(suite(prompts(tmp_path / "p.jsonl", ["hello", "and then?"], ["你好"])), run)
-    assert done == {"prompts": 2, "answers": 2, "rejects": {}, "not_prompts": {}}
+    assert done == {"prompts": 2, "answers": 2, "rejects": {}, "not_prompts": {}, "tokens": 0}
     two, one = sorted(answers(run).values(), key=lambda row: -len(row["messages"]))
     assert [m["content"] for m in two["messages"]] == ["hello", "turn 1: hello", "and then?", "turn 3: and then?"]
     assert one["messages"][1] == {"role": "assistant", "content": "turn 1: 你好"}
@@ -115,8 +106,6 @@ def test_gates_keep_rejects_apart_and_count_them(tmp_path: Path) -> None:
     assert done["answers"] == 1
     assert done["rejects"] == {"empty": 1, "leaked template token": 1, "repeats the prompt": 1}
     assert teach(suite(path, "tests.support.teachers:naughty"), run) == done
-    assert judge("q", Answer("1", "half an ans", "length")) == "cut by length"
-    assert judge("what is <|im_end|>?", Answer("1", "<|im_end|> ends a turn", "stop")) is None
     with pytest.raises(DataError, match=r"not one usable answer.*empty"):
         teach(suite(prompts(tmp_path / "q.jsonl", ["be empty"]), "tests.support.teachers:naughty"), Run(tmp_path / "r"))
 
@@ -126,14 +115,14 @@ def test_what_is_no_plain_chat_is_no_prompt(tmp_path: Path) -> None:
     tool = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
     good = {"messages": [{"role": "user", "content": "hello"}]}
     write_jsonl(path, [good, good, {"messages": [{"role": "user", "content": "x"}, tool]}, good])
-    with pytest.raises(DataError, match=r"1 of 4 rows are no prompts, 20% allowed.*row 2.*plain chat"):
+    with pytest.raises(DataError, match=r"1 of 4 rows are no prompts, 20% allowed.*row 2.*calls without tools"):
         teach(suite(str(path)), Run(tmp_path / "run"))
     write_jsonl(path, [good, good, good, good, {"messages": [{"role": "user", "content": "x"}, tool]}])
     done = teach(suite(str(path)), Run(tmp_path / "run"))
     assert done["prompts"] == 1
     assert done["not_prompts"] == {
         "the same prompt twice": 3,
-        "a prompt with tools; this teacher answers plain chat": 1,
+        "calls without tools": 1,
     }
 
 
@@ -157,9 +146,9 @@ def test_rows_carry_their_checksum(tmp_path: Path) -> None:
     assert opened(sealed(row)) == row
     assert opened(sealed(row)[:-1]) is None and opened(b"\xff\n") is None
     file = AppendedFile(tmp_path / "a.jsonl")
-    file.append(row)
     file.append({"id": "2"})
-    file.finish(["2", "1"])
+    file.append(row)
+    file.close()
     assert [r["id"] for r in appended(tmp_path)] == ["2", "1"]
     assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[1])["messages"] == row["messages"]
 
