@@ -6,15 +6,14 @@ hold values, not logic; whatever follows from others (accumulation, say) is comp
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from octupus.errors import ConfigError
+from octupus.errors import ConfigError, explain
 
 RECIPES = Path(__file__).resolve().parent.parent / "data_recipes"
 
@@ -61,6 +60,20 @@ class WireSection(Section):
     """Replaces the dialect's default system message."""
 
 
+Gate = Literal[
+    "cut by length",
+    "empty",
+    "too short",
+    "repetition loop",
+    "refusal",
+    "wrong language",
+    "leaked template token",
+    "names itself",
+    "repeats the prompt",
+]
+GATES: tuple[Gate, ...] = get_args(Gate)
+
+
 class Sampling(Section):
     """How a teacher answers; decides, with model and template, the ids of its answers."""
 
@@ -81,6 +94,8 @@ class SourceSection(Section):
     epochs: float = Field(default=1.0, gt=0)
     limit: int | None = Field(default=None, gt=0)
     max_reject_rate: float = Field(default=0.2, ge=0, le=1)
+    max_per_function: int | None = Field(default=None, gt=0)
+    """In place of the balance's, for a source that is balanced as it is made."""
     languages: tuple[Literal["en", "zh"], ...] = ("en", "zh")
     """Rows written otherwise are rejected; told by script, so ``en`` is anything in Latin letters."""
     options: dict[str, Any] = {}
@@ -88,11 +103,28 @@ class SourceSection(Section):
 
 
 class TeacherSection(Section):
-    engine: Literal["scripted", "vllm", "openai"] = "vllm"
+    """Who answers what, how, and which answers are good enough."""
+
+    engine: Literal["scripted", "vllm", "openai", "server"] = "vllm"
+    """``server``: our own server beside each worker, constrained; it alone answers prompts with tools on vLLM."""
     model: str | None = None
     sampling: Sampling = Sampling()
     prompts: tuple[SourceSection, ...] = ()
     shards: int = Field(default=1, gt=0)
+    """Units of work, of about equal tokens; a worker claims one at a time."""
+    workers: int = Field(default=1, gt=0)
+    """Jobs that answer at the same time, each with a model of its own."""
+    n: int = Field(default=1, gt=0)
+    """Candidates a turn; of those that pass the gates the scorer's favourite is kept, without a scorer the first."""
+    scorer: str | None = None
+    """``module:function``, called with (messages, candidate); the higher its number the better."""
+    retries: int = Field(default=0, ge=0)
+    """How often a turn whose answers were all rejected is asked again, with other seeds."""
+    retry_sampling: Sampling | None = None
+    """How it is asked then; None: as before."""
+    gates: tuple[Gate, ...] = GATES
+    tokens_per_s: float | None = Field(default=None, gt=0)
+    """Of one worker, as measured somewhere: what DRY=1 reckons with until this run has a rate of its own."""
     engine_args: dict[str, Any] = {}
 
 
@@ -203,6 +235,12 @@ class ConstraintSection(Section):
     backend: Literal["auto", "lm-format-enforcer", "llguidance"] = "auto"
     whitespace: Literal["canonical", "any"] = "canonical"
     on_unenforced: Literal["refuse", "validate"] = "refuse"
+    formats: Literal["content", "all", "none"] = "content"
+    """Where ``format`` (date, uuid, ...) is enforced: in ``response_format`` only, in arguments too, or nowhere."""
+    undeclared: Literal["closed", "open"] = "closed"
+    """Whether objects in arguments that declare properties and are silent on others may hold others."""
+    cache_mb: int = Field(default=256, gt=0)
+    """MiB for schemas seen before and their masks, in the engine's process; the least recently used go first."""
     enforce: bool = True
     """False: no masks and no validation, to measure what the constraint changes. Calls may then be illegal."""
 
@@ -259,6 +297,13 @@ class BfclSection(Section):
     """The name under which ``url`` serves the model; None: the first one that it lists."""
 
 
+class BudgetSection(Section):
+    """What a run may cost at most."""
+
+    gpu_hours: float | None = Field(default=None, gt=0)
+    """A plan that is likely to need more is refused, and nothing is started again beyond it; None: no limit."""
+
+
 class Recipe(Section):
     """A whole suite: what to train, on what, how, and how to measure it."""
 
@@ -271,6 +316,7 @@ class Recipe(Section):
     stage2: TrainSection = TrainSection()
     serve: ServeSection = ServeSection()
     bfcl: BfclSection = BfclSection()
+    budget: BudgetSection = BudgetSection()
 
 
 def load(name: str, overrides: Sequence[str] = (), *, folder: Path = RECIPES) -> Recipe:
@@ -343,38 +389,3 @@ def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:
     for key in reversed(path):
         value = {key: value}
     return dict(value)
-
-
-def explain(error: ValidationError, model: type[BaseModel], what: str) -> str:
-    """A pydantic error as sentences: each key at fault, what is wrong with it, and the keys that exist there."""
-    lines = []
-    for issue in error.errors():
-        path = [str(p) for p in issue["loc"]]
-        where = ".".join(path) or "(top)"
-        if issue["type"] == "extra_forbidden":
-            valid = _keys_at(model, path[:-1])
-            near = difflib.get_close_matches(path[-1], valid, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            lines.append(f"{where}: unknown key; {hint}valid keys: {', '.join(valid)}")
-        else:
-            lines.append(f"{where}: {issue['msg'].removeprefix('Value error, ')}")
-    return f"{what}: " + "; ".join(lines)
-
-
-def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    found: Any = model
-    for key in path:
-        field = found.model_fields.get(key) if isinstance(found, type) and issubclass(found, BaseModel) else None
-        if field is not None:
-            found = _model_in(field.annotation)
-    return sorted(found.model_fields) if isinstance(found, type) and issubclass(found, BaseModel) else []
-
-
-def _model_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _model_in(inner)
-        if found is not None:
-            return found
-    return None

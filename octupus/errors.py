@@ -6,6 +6,12 @@ bug and keeps its traceback.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
 
 class OctupusError(Exception):
     """Base of every error that a user can cause or mend."""
@@ -59,3 +65,54 @@ class Unsatisfiable(ConstraintError):
 
 class JobError(OctupusError):
     """A stage that failed, or an endpoint that never came up; names the log."""
+
+
+class Lost(JobError):
+    """Something outside the job's hands ended it (a peer, a node, its server): the same job may well succeed."""
+
+    exit_code = 75
+
+
+class Interrupted(Lost):
+    """A job stopped because a signal asked; what it had done is kept, and the same job goes on from there."""
+
+
+class Superseded(JobError):
+    """A newer start of the same job has taken over (this one's node was given up for dead): it must write no more."""
+
+    exit_code = 76
+
+
+def explain(error: ValidationError, model: type[BaseModel], what: str) -> str:
+    """A pydantic error as sentences: each key at fault, what is wrong with it, and the keys that exist there."""
+    lines = []
+    for issue in error.errors():
+        path = [str(p) for p in issue["loc"]]
+        where = ".".join(path) or "(top)"
+        if issue["type"] == "extra_forbidden":
+            valid = _keys_at(model, path[:-1])
+            near = difflib.get_close_matches(path[-1], valid, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            lines.append(f"{where}: unknown key; {hint}valid keys: {', '.join(valid)}")
+        else:
+            lines.append(f"{where}: {issue['msg'].removeprefix('Value error, ')}")
+    return f"{what}: " + "; ".join(lines)
+
+
+def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    found: Any = model
+    for key in path:
+        field = found.model_fields.get(key) if isinstance(found, type) and issubclass(found, BaseModel) else None
+        if field is not None:
+            found = _model_in(field.annotation)
+    return sorted(found.model_fields) if isinstance(found, type) and issubclass(found, BaseModel) else []
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _model_in(inner)
+        if found is not None:
+            return found
+    return None

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from eval.harness import end
 from octupus.config import ServeSection
 from octupus.errors import JobError
 from octupus.runs import Run
@@ -37,6 +36,8 @@ def served(command: Sequence[str], run: Run, replica: str, log: Path, timeout_s:
     Raises:
         JobError: it ended before it was ready, or took longer than ``timeout_s``; names the log.
     """
+    from eval.harness import end  # heavy: a submit does without
+
     log.parent.mkdir(parents=True, exist_ok=True)
     run.withdraw_endpoint(replica)
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -11,7 +11,7 @@ from functools import reduce
 from typing import Literal
 
 from eval import weights
-from octupus.config import Recipe
+from octupus.config import Recipe, TeacherSection
 from octupus.errors import ConfigError
 from octupus.runs import Run
 
@@ -41,6 +41,9 @@ class Step:
     leaves: tuple[str, ...] = ()
     """Files of its own outside its folder; they go when its results are put aside."""
     wanted: Callable[[Recipe], bool] = field(default=lambda recipe: True)
+    """Whether it is a part of the whole chain."""
+    possible: Callable[[Recipe], bool] = field(default=lambda recipe: False)
+    """Whether it can be asked for by name where the whole chain does without it."""
 
 
 def teacher_is_read(recipe: Recipe) -> bool:
@@ -48,6 +51,14 @@ def teacher_is_read(recipe: Recipe) -> bool:
     sources = (*recipe.data.stage1.sources, *recipe.data.stage2.sources)
     return any(source.name == "teacher_answers" for source in sources)
 
+
+def has_prompts(recipe: Recipe) -> bool:
+    return bool(recipe.teacher.prompts)
+
+
+TAUGHT = tuple(f"teacher.{name}" for name in TeacherSection.model_fields if name not in ("workers", "tokens_per_s"))
+CLOSED_BY = {"teacher": "merge", "bfcl": "score"}
+"""What says what the tasks of an array came to: asked for together with it."""
 
 SERVED = (
     "serve.engine",
@@ -60,8 +71,16 @@ SERVED = (
 
 CHAIN: tuple[Step, ...] = (
     Step("surgery", decided_by=("model", "wire")),
-    Step("teacher", decided_by=("teacher",), wanted=teacher_is_read),
-    Step("data", after=("surgery", "teacher"), decided_by=("data",)),
+    Step(
+        "teacher",
+        decided_by=TAUGHT,
+        array=lambda recipe: [f"worker{i}" for i in range(recipe.teacher.workers)],
+        keeps=True,
+        wanted=teacher_is_read,
+        possible=has_prompts,
+    ),
+    Step("merge", after=("teacher",), after_any=True, wanted=teacher_is_read, possible=has_prompts),
+    Step("data", after=("surgery", "merge"), decided_by=("data",)),
     Step(
         "baseline",
         after=("surgery", "data"),
@@ -95,7 +114,8 @@ class Planned:
 
     step: Step
     inputs: str
-    action: Literal["run", "reuse"]
+    action: Literal["run", "reuse", "link"]
+    """``link``: Slurm is at work on it; what waits for it is linked to its job."""
     why: str = ""
     discard: bool = False
     """Its folder holds the results of other inputs (or is to be made anew): it is put aside first."""
@@ -105,10 +125,16 @@ class Planned:
         return self.step.name
 
 
-def chain_of(recipe: Recipe, steps: Sequence[Step] = CHAIN) -> tuple[Step, ...]:
-    """The steps that this recipe has, with waiting only for steps that it has."""
-    kept = {step.name: step for step in steps if step.wanted(recipe)}
-    return tuple(replace(step, after=tuple(name for name in step.after if name in kept)) for step in kept.values())
+def chain_of(recipe: Recipe, steps: Sequence[Step] = CHAIN, asked: Collection[str] = ()) -> tuple[Step, ...]:
+    """The steps that this recipe has, with waiting only for steps that it has.
+
+    A step that only ``asked`` brings in is waited for by none of the others: what they make does not depend on it.
+    """
+    wanted = {step.name for step in steps if step.wanted(recipe)}
+    extra = {step.name for step in steps if step.name in asked and step.possible(recipe)} - wanted
+    kept = [step for step in steps if step.name in wanted | extra]
+    names = {step.name: wanted | extra if step.name in extra else wanted for step in kept}
+    return tuple(replace(step, after=tuple(n for n in step.after if n in names[step.name])) for step in kept)
 
 
 def input_hashes(recipe: Recipe, steps: Sequence[Step]) -> dict[str, str]:
@@ -154,7 +180,7 @@ def plan(
     Raises:
         ConfigError: a stage that the recipe does not have; a teacher that nobody asked for and that has not run.
     """
-    mine = chain_of(recipe, steps)
+    mine = chain_of(recipe, steps, goals or ())
     names = [step.name for step in mine]
     unknown = sorted(set(goals or ()) - set(names))
     if unknown:
@@ -214,9 +240,20 @@ def ranks_of(recipe: Recipe, stage: str) -> tuple[int, int]:
     return (sections[stage].nodes, sections[stage].ranks_per_node) if stage in sections else (1, 1)
 
 
+def tasks_of(recipe: Recipe, stage: str) -> tuple[str, ...]:
+    """The tasks that a stage is dealt to on a cluster, each a job of its own; none where it is one job."""
+    array = next((step.array for step in CHAIN if step.name == stage), None)
+    return () if array is None else tuple(array(recipe))
+
+
 def gpus_of(recipe: Recipe, stage: str) -> int:
     """GPUs a node that a stage uses where the cluster has any."""
-    teacher = recipe.teacher.engine_args.get("tensor_parallel_size", 1) if recipe.teacher.engine == "vllm" else 0
+    args = recipe.teacher.engine_args
+    teaching = {
+        "vllm": args.get("tensor_parallel_size", 1),
+        "server": (args.get("serve") or {}).get("tensor_parallel", 1),
+    }
+    teacher = teaching.get(recipe.teacher.engine, 0)
     serving = recipe.serve.tensor_parallel
     used = {"serve": serving, "baseline": serving, "teacher": int(teacher)}
     return ranks_of(recipe, stage)[1] if stage in ("stage1", "stage2") else used.get(stage, 0)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
 
-from octupus.config import Recipe, Section, explain
-from octupus.errors import ConfigError
+from octupus.config import BudgetSection, Recipe, Section
+from octupus.errors import ConfigError, explain
 from slurm import chain
 
 CLUSTERS = Path(__file__).resolve().parent / "clusters"
+KEEPER = "keeper"
+"""The name of the job that is no stage."""
 
 
 class Resources(Section):
@@ -24,18 +27,38 @@ class Resources(Section):
     account: str | None = None
     qos: str | None = None
     time_min: int = Field(default=1440, gt=0)
-    memory_gb: float | None = None
-    cpus: int | None = None
-    gpus: int | None = None
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Of a node."""
+    cpus: int | None = Field(default=None, gt=0)
+    """Of each process; a training stage has one process a GPU."""
+    gpus: int | None = Field(default=None, ge=0)
     """GPUs a node; None asks for as many as the stage uses, 0 for none."""
     gpu_memory_gb: float | None = Field(default=None, gt=0)
     """Of one GPU: a training stage that cannot fit is refused before it is queued."""
-    gres: str | None = None
+    gres: str | None = Field(default=None, pattern=r"^\S+$")
     """Exact text, such as gpu:h100:8, in place of a count."""
     constraint: str | None = None
     exclude: str | None = None
-    signal_delay_s: int = 120
+    """Nodes that no job is to get, as Slurm writes them: node[3,7-9]."""
+    signal_delay_s: int = Field(default=120, gt=0)
+    """How long before the time limit a job is told to save and stop."""
     requeue: bool = True
+    """Whether Slurm itself may start the job again after preemption or a node's failure."""
+    array_parallel: int | None = Field(default=None, gt=0)
+    """Tasks of an array (teacher, bfcl) that run at the same time; None: as many as Slurm starts."""
+
+
+class Watching(Section):
+    """How the keeper watches a chain."""
+
+    every_s: float = Field(default=15, gt=0)
+    """Between two looks at the queue."""
+    stale_s: float = Field(default=180, gt=0)
+    """A job without a sign of life for so long is dead, whatever Slurm says; shared folders may be a minute late."""
+    start_s: float = Field(default=1800, gt=0)
+    """How long a job may take from its start in Slurm to its first sign of life (loading modules, a container)."""
+    retries: int = Field(default=3, ge=0)
+    """How often in a row a stage is submitted again without having made progress."""
 
 
 class Cluster(Section):
@@ -50,12 +73,23 @@ class Cluster(Section):
     setup: tuple[str, ...] = ()
     """Shell lines before each job, such as module loads."""
     srun_args: tuple[str, ...] = ()
+    scratch: str | None = Field(default=None, pattern=r"^[^\"`\\\n]+$")
+    """A folder on each node's own disk, made by each job and used as TMPDIR; may name $USER and $SLURM_JOB_ID."""
+    cache: str | None = Field(default=None, pattern=r"^/")
+    """A shared folder for what jobs compile and for the hub's files, in place of those below the home folder."""
+    keeper: dict[str, Any] | None = Field(default_factory=dict)
+    """The small job that watches a chain and repairs it: the values of ``defaults`` that differ for it; null: none."""
+    watch: Watching = Watching()
+    budget: BudgetSection = BudgetSection()
+    """What one run may cost here; the smaller of this and the recipe's own counts."""
     defaults: Resources = Resources()
     stages: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """By stage, the values of ``defaults`` that differ there."""
 
     def resources(self, stage: str) -> Resources:
-        return Resources.model_validate({**self.defaults.model_dump(), **self.stages.get(stage, {})})
+        """What the job of a stage (or of ``keeper``) asks for."""
+        own = self.stages.get(stage, {}) if stage != KEEPER else self.keeper or {}
+        return Resources.model_validate({**self.defaults.model_dump(), **own})
 
 
 def load(name: str, folder: Path = CLUSTERS) -> Cluster:
@@ -76,14 +110,26 @@ def load(name: str, folder: Path = CLUSTERS) -> Cluster:
     except ValidationError as error:
         raise ConfigError(explain(error, Cluster, f"cluster {name!r}")) from error
     stages = [step.name for step in chain.CHAIN]
-    for stage in cluster.stages:
-        if stage not in stages:
+    for stage in (*cluster.stages, KEEPER):
+        if stage not in (*stages, KEEPER):
             raise ConfigError(f"cluster {name!r}: stages.{stage}: no such stage; there are: {', '.join(stages)}")
         try:
             cluster.resources(stage)
         except ValidationError as error:
-            raise ConfigError(explain(error, Resources, f"cluster {name!r}: stages.{stage}")) from error
+            at = stage if stage == KEEPER else f"stages.{stage}"
+            raise ConfigError(explain(error, Resources, f"cluster {name!r}: {at}")) from error
     return cluster
+
+
+def gpus(cluster: Cluster, recipe: Recipe, stage: str) -> int:
+    """GPUs a node that the job of a stage gets there; of a ``gres`` text, the number that it ends in."""
+    wants = cluster.resources(stage)
+    if wants.gres is not None:
+        kinds = [one.split(":") for one in wants.gres.split(",") if one.split(":")[0] == "gpu"]
+        return sum(int(kind[-1]) if kind[-1].isdigit() else 1 for kind in kinds)
+    if wants.gpus is not None:
+        return wants.gpus
+    return 0 if cluster.device == "cpu" else chain.gpus_of(recipe, stage)
 
 
 def python(cluster: Cluster) -> str:
@@ -91,8 +137,19 @@ def python(cluster: Cluster) -> str:
     return f"{cluster.python or shlex.quote(sys.executable)} -P"
 
 
+def exports(cluster: Cluster, environment: Mapping[str, str]) -> list[str]:
+    """Shell lines that give a job its variables and its folders; what ``env`` names outdoes what ``cache`` implies."""
+    caches = {"XDG_CACHE_HOME": "", "HF_HOME": "/huggingface", "TRITON_CACHE_DIR": "/triton"}
+    known = {} if cluster.cache is None else {key: cluster.cache + below for key, below in caches.items()}
+    lines = [f"export {key}={shlex.quote(value)}" for key, value in {**known, **cluster.env, **environment}.items()]
+    if cluster.scratch is not None:
+        each_node = 'srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES"'
+        lines += [f'export TMPDIR="{cluster.scratch}"', f'{each_node} mkdir -p "$TMPDIR"']
+    return lines
+
+
 def slurm_parameters(
-    cluster: Cluster, recipe: Recipe, stage: str, environment: dict[str, str], dependency: str | None = None
+    cluster: Cluster, recipe: Recipe, stage: str, environment: Mapping[str, str], dependency: str | None = None
 ) -> dict[str, Any]:
     """Parameters of submitit's SlurmExecutor for one stage.
 
@@ -100,9 +157,10 @@ def slurm_parameters(
     job itself, whatever the cluster's own settings are.
     """
     wants, (nodes, ranks) = cluster.resources(stage), chain.ranks_of(recipe, stage)
-    array = next((step.array for step in chain.CHAIN if step.name == stage), None)
-    gpus = 0 if cluster.device == "cpu" else wants.gpus if wants.gpus is not None else chain.gpus_of(recipe, stage)
-    exports = [f"export {key}={shlex.quote(value)}" for key, value in {**environment, **cluster.env}.items()]
+    tasks = chain.tasks_of(recipe, stage)
+    count = gpus(cluster, recipe, stage)
+    # From Slurm 22.05 on srun takes this from the job no longer, and binds each process to a single CPU.
+    cpus = {} if wants.cpus is None else {"SRUN_CPUS_PER_TASK": str(wants.cpus)}
     asked = {
         "job_name": f"{recipe.name}-{stage}",
         "nodes": nodes,
@@ -116,20 +174,21 @@ def slurm_parameters(
         "constraint": wants.constraint,
         "exclude": wants.exclude,
         "gres": wants.gres,
-        "gpus_per_node": gpus if gpus and wants.gres is None else None,
+        "gpus_per_node": count if count and wants.gres is None else None,
         "dependency": dependency,
         "signal_delay_s": wants.signal_delay_s,
-        "map_count": None if array is None else len(array(recipe)),
+        "map_count": len(tasks) if len(tasks) > 1 else None,
+        "array_parallelism": wants.array_parallel if len(tasks) > 1 else None,
         "stderr_to_stdout": True,
-        "setup": [*cluster.setup, *exports],
+        "setup": [*cluster.setup, *exports(cluster, {**cpus, **environment})],
         "srun_args": ["--kill-on-bad-exit=1", *cluster.srun_args],
         "additional_parameters": {"kill-on-invalid-dep": "yes", "requeue" if wants.requeue else "no-requeue": True},
     }
     return {key: value for key, value in asked.items() if value is not None}
 
 
-def sbatch_text(cluster: Cluster, parameters: dict[str, Any], folder: Path) -> str:
-    """The text that sbatch would get, made without Slurm."""
+def sbatch_text(cluster: Cluster, parameters: dict[str, Any], folder: Path, command: str = "") -> str:
+    """The text that sbatch would get, made without Slurm; ``command`` in place of submitit's own."""
     from submitit import SlurmExecutor
 
     class Text(SlurmExecutor):  # type: ignore[misc]
@@ -140,4 +199,4 @@ def sbatch_text(cluster: Cluster, parameters: dict[str, Any], folder: Path) -> s
     executor = Text(folder, python=python(cluster))
     executor.update_parameters(**{key: value for key, value in parameters.items() if key != "map_count"})
     executor.parameters |= {key: value for key, value in parameters.items() if key == "map_count"}
-    return str(executor._make_submission_file_text(executor._submitit_command_str, "u"))
+    return str(executor._make_submission_file_text(command or executor._submitit_command_str, "u"))

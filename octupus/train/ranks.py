@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from octupus.errors import ConfigError, JobError
+from octupus.errors import ConfigError, Interrupted, Lost
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ def join(per_node: int = 1, timeout_s: float = 1800.0) -> Iterator[Ranks]:
 
     Raises:
         ConfigError: the variables contradict each other.
-        JobError: the ranks did not find each other, or one of them died.
+        Lost: the ranks did not find each other, or one of them died.
     """
     from deepspeed.accelerator import get_accelerator
 
@@ -116,21 +116,17 @@ def _peers_named(rank: int, world: int) -> Iterator[None]:
         yield
     except (dist.DistStoreError, dist.DistNetworkError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise JobError(
+        raise Lost(
             f"rank {rank} of {world} could not reach the others at {where}: {str(error).splitlines()[0]}; "
             "look for the rank that never started, in the stage's logs"
         ) from error
     except RuntimeError as error:
         if world == 1 or not any(words in str(error) for words in LOST_PEER):
             raise
-        raise JobError(
+        raise Lost(
             f"rank {rank} of {world} lost another rank, which died: its own log says why (this one's end is only a "
             "consequence); run the same command again to go on from the last checkpoint"
         ) from error
-
-
-class Interrupted(JobError):
-    """Training stopped between two steps because a signal asked; its checkpoint is complete."""
 
 
 class Interrupts:

@@ -23,14 +23,14 @@ import torch
 from octupus.config import Recipe, TrainSection
 from octupus.data.batches import Batch, Batches
 from octupus.data.shards import Shards
-from octupus.errors import DataError, JobError
+from octupus.errors import DataError, Interrupted, JobError
 from octupus.estimate import Cost, Shape
-from octupus.runs import Run, Stage
+from octupus.runs import Run, Stage, check_current
 from octupus.tokenizer import load_wire
 from octupus.train import checkpoint, deepspeed, model
 from octupus.train.card import card
 from octupus.train.metrics import Metrics, Stopwatch, keep_until, mfu
-from octupus.train.ranks import Interrupted, Interrupts, Ranks, join
+from octupus.train.ranks import Interrupts, Ranks, join
 from octupus.train.validate import Validation
 from octupus.train.watchdog import Watchdog
 from octupus.wire import Wire
@@ -89,6 +89,7 @@ def run(recipe: Recipe, run: Run, stage: StageName) -> dict[str, Any]:
             state = checkpoint.Complete(step, ranks.world, zero, bad_steps, values)
             with Watchdog(job.folder.path / "ranks", ranks.rank, ranks.world, section.hang_after_s) as watchdog:
                 loop(job, engine, state, interrupts, watchdog)
+            check_current()
             about = card(recipe, run, stage, outputs(run, job.folder)) if ranks.first else ""
             model.export(objective, start, exported, section.precision, about, write=ranks.first, zero3=zero == 3)
             ranks.wait()

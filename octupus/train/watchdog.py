@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from octupus.errors import Lost
 from octupus.runs import publish_json, read_json
 
 COLLECTIVE = ("torch/distributed/", "deepspeed/comm/")
@@ -76,7 +77,7 @@ class Watchdog:
         self._publish()
         states = [read_json(self.folder / f"rank-{rank}.json") for rank in range(self.world)]
         print(self.sentence(states, time.time()), file=sys.stderr, flush=True)
-        os._exit(1)  # the main thread sits in a call that no exception reaches
+        os._exit(Lost.exit_code)  # the main thread sits in a call that no exception reaches
 
     def sentence(self, states: list[dict[str, Any] | None], now: float) -> str:
         """Who hangs, as far as the ranks' own words tell."""

@@ -21,8 +21,8 @@ from octupus.runs import Endpoint, Run, append_jsonl, publish_json, read_json
 from slurm import chain
 from slurm.chain import Step
 from slurm.claim import Claim
-from slurm.jobs import Frozen, StageJob
 from slurm.local import LocalChain
+from slurm.stage import Frozen, StageJob
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -107,19 +107,20 @@ class FakeScore(FakeStage):
     """Says what the tasks before it came to, as the real one does."""
 
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
-        found = {p.parent.name: read_json(p) for p in sorted((run.path / "bfcl/tasks").glob("*/state.json"))}
+        of = {"score": "bfcl", "merge": "teacher"}[self.stage]
+        found = {p.parent.name: read_json(p) for p in sorted((run.path / of / "tasks").glob("*/state.json"))}
         wrong = [f"{task}: {s['reason']}" for task, s in found.items() if s is not None and s["status"] != "done"]
-        state = run.stage("bfcl").state()
+        state = run.stage(of).state()
         assert state is not None
         over = {"status": "failed" if wrong else "done", "reason": "; ".join(wrong)}
-        run.stage("bfcl").set_state(state.model_copy(update=over))
+        run.stage(of).set_state(state.model_copy(update=over))
         if wrong:
             raise JobError(f"not all was answered ({over['reason']})")
         return super().work(recipe, run)
 
 
 JOBS: dict[str, type[StageJob]] = {step.name: FakeStage for step in chain.CHAIN}
-JOBS |= {"serve": FakeServer, "bfcl": FakeClient, "score": FakeScore}
+JOBS |= {"serve": FakeServer, "bfcl": FakeClient, "score": FakeScore, "merge": FakeScore}
 
 SHORT = (
     Step("data", decided_by=("data",)),

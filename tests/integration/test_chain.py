@@ -92,7 +92,7 @@ def test_the_whole_chain_runs_in_order_and_a_second_time_runs_nothing(run: Run) 
     tasks = {f"bfcl/tasks/{name}" for name in ("heldout", "non_live", "live", "multi_turn")}
     assert {s for s in order if s.startswith("bfcl")} == tasks
     assert [s for s in order if s != "serve" and s not in tasks] == [
-        *("surgery", "teacher", "data", "baseline", "stage1", "stage2"),
+        *("surgery", "teacher/tasks/worker0", "merge", "data", "baseline", "stage1", "stage2"),
         *("score", "report"),
     ]
     assert "serve" in order and order.index("serve") > order.index("stage2")

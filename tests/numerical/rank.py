@@ -13,10 +13,9 @@ import transformers.models.qwen2.modeling_qwen2  # noqa: F401  imported once, by
 
 from octupus.config import Recipe
 from octupus.data.batches import Batches
-from octupus.errors import OctupusError
+from octupus.errors import Interrupted, OctupusError
 from octupus.runs import Run
 from octupus.train import sft
-from octupus.train.ranks import Interrupted
 
 
 def work(plan: list[dict[str, Any]], env: dict[str, str], log: str) -> None:

@@ -58,7 +58,7 @@ def test_a_new_run_does_everything_and_a_finished_one_nothing(tmp_path: Path) ->
         ({"stage1": {"lr": 1e-3}}, {"stage1", "stage2", "serve", "bfcl", "score", "report"}),
         ({"bfcl": {"seed": 1}}, {"serve", "bfcl", "score", "report"}),
         ({"serve": {"port": 1234}}, set()),
-        ({"wire": {"system": "other"}}, {step.name for step in CHAIN} - {"teacher"}),
+        ({"wire": {"system": "other"}}, {step.name for step in CHAIN} - {"teacher", "merge"}),
     ],
 )
 def test_what_changed_runs_again_with_everything_after_it(tmp_path: Path, change: dict, again: set[str]) -> None:
@@ -79,8 +79,9 @@ def test_a_value_spelled_out_that_is_the_default_changes_nothing(tmp_path: Path)
 def test_what_was_cut_off_goes_on_and_its_folder_is_kept(tmp_path: Path) -> None:
     run = Run(tmp_path)
     planned = chain.plan(recipe(), run)
-    finish(run, planned[:4])
-    run.stage("stage1").set_state(StageState(status="failed", inputs=planned[4].inputs, reason="killed"))
+    finish(run, planned[:5])
+    assert planned[5].name == "stage1"
+    run.stage("stage1").set_state(StageState(status="failed", inputs=planned[5].inputs, reason="killed"))
     found = {p.name: p for p in chain.plan(recipe(), run)}
     assert (found["stage1"].action, found["stage1"].discard) == ("run", False)
     assert found["data"].action == "reuse"
@@ -91,7 +92,7 @@ def test_fresh_starts_over_from_the_goal_on(tmp_path: Path) -> None:
     finish(run, chain.plan(recipe(), run))
     assert set(doing(chain.plan(recipe(), run, fresh=True)).values()) == {"run"}
     assert doing(chain.plan(recipe(), run, ["stage1"], fresh=True)) == {
-        **{"surgery": "reuse", "teacher": "reuse", "data": "reuse"},
+        **{"surgery": "reuse", "teacher": "reuse", "merge": "reuse", "data": "reuse"},
         "stage1": "run",
     }
 
@@ -115,8 +116,26 @@ def test_the_teacher_never_runs_unasked(tmp_path: Path) -> None:
     assert "teacher" in doing(chain.plan(recipe(), Run(tmp_path), ["teacher", "data"]))
 
 
+def test_a_teacher_that_no_data_read_runs_when_asked_and_changes_nothing_else(tmp_path: Path) -> None:
+    prompts = {"teacher": {"prompts": [{"name": "x"}]}, "data": {}}
+    apart, run = recipe(**prompts), Run(tmp_path)
+    assert not {"teacher", "merge"} & set(doing(chain.plan(apart, run)))
+    finish(run, chain.plan(apart, run))
+    both = chain.plan(apart, run, ["teacher", "merge", "data"])
+    assert doing(both) == {"surgery": "reuse", "teacher": "run", "merge": "run", "data": "reuse"}
+    assert both[2].step.after == ("teacher",) and "merge" not in both[3].step.after
+    with pytest.raises(ConfigError, match="no stage teacher"):
+        chain.plan(recipe(data={}), run, ["teacher"])
+
+
+def test_more_workers_make_nothing_stale(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    finish(run, chain.plan(recipe(), run))
+    assert set(doing(chain.plan(recipe(teacher={"workers": 4, "tokens_per_s": 9.0}), run)).values()) == {"reuse"}
+
+
 def test_a_stage_that_the_recipe_does_not_have_is_named_with_those_it_has(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no stage nonsense; it has: surgery, teacher, data"):
+    with pytest.raises(ConfigError, match="no stage nonsense; it has: surgery, teacher, merge, data"):
         chain.plan(recipe(), Run(tmp_path), ["nonsense"])
 
 

@@ -22,9 +22,9 @@ from rich.console import Console
 from octupus.config import Recipe
 from octupus.errors import ConfigError
 from octupus.runs import Endpoint, Progress, Run, StageState, publish_json
-from slurm import chain, cluster, reap, status, submit
+from slurm import chain, cluster, freeze, reap, status, submit
 from slurm.cluster import Cluster
-from slurm.jobs import Frozen, newest_model
+from slurm.stage import Frozen, newest_model
 from slurm.submit import Asked
 from slurm.view import View, row
 
@@ -92,7 +92,6 @@ def test_what_cannot_run_here_is_refused_with_the_way_out(runs: Path, monkeypatc
         (recipe(stage1={"nodes": 4, "global_batch": 32}), here, "wants 4 nodes .*make demo"),
         (recipe(model={"base": "/no/such/folder"}), here, "missing base model: no folder '/no/such/folder'"),
         (recipe(model=big), here, "starts from Qwen/Qwen2.5-7B, and this machine has no GPU.*make demo"),
-        (recipe(), Cluster(name="x", executor="slurm"), "submitting to Slurm is not part of this version"),
     ):
         with pytest.raises(ConfigError, match=words):
             submit.check_can_run(made, Run(runs / "x"), where, chain.plan(made, Run(runs / "x")))
@@ -103,15 +102,15 @@ def test_what_cannot_run_here_is_refused_with_the_way_out(runs: Path, monkeypatc
 
 def test_a_snapshot_holds_the_code_and_editing_the_checkout_does_not_change_it(tmp_path: Path) -> None:
     checkout, run = tmp_path / "checkout", Run(tmp_path / "run")
-    for room in submit.ROOMS:
+    for room in freeze.ROOMS:
         (checkout / room / "__pycache__").mkdir(parents=True)
         (checkout / room / "a.py").write_text("x = 1\n")
         (checkout / room / "__pycache__" / "a.pyc").write_text("no")
     (checkout / ".venv").mkdir()
-    first = submit.snapshot(run, checkout)
-    assert submit.snapshot(run, checkout) == first, "the same code is copied once"
+    first = freeze.snapshot(run, checkout)
+    assert freeze.snapshot(run, checkout) == first, "the same code is copied once"
     (checkout / "octupus" / "a.py").write_text("x = 2\n")
-    second = submit.snapshot(run, checkout)
+    second = freeze.snapshot(run, checkout)
     assert first != second
     assert (run.path / "code" / first / "octupus/a.py").read_text() == "x = 1\n"
     assert sorted(p.name for p in (run.path / "code").iterdir()) == sorted([first, second])
@@ -124,26 +123,26 @@ def test_a_full_disk_names_the_file_and_keeps_no_half_of_a_snapshot(
     def full(source: Path, target: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
 
-    monkeypatch.setattr(submit.shutil, "copyfile", full)
+    monkeypatch.setattr(freeze.shutil, "copyfile", full)
     monkeypatch.setenv("RUN", run.name)
     assert submit.main(["stage", "surgery"]) == 1
     assert f"No space left on device: {run.path / 'code'}" in capsys.readouterr().err
     with pytest.raises(OSError, match="No space"):
-        submit.snapshot(run)
+        freeze.snapshot(run)
     assert not [*(run.path / "code").iterdir()]
 
 
 def test_freezing_writes_what_the_run_rests_on_and_names_what_changes(run: Run) -> None:
-    value = submit.freeze(run, recipe(), cluster.load("local"))
+    value = freeze.freeze(run, recipe(), cluster.load("local"))
     raw = json.loads((run.path / "recipe.json").read_text())
     assert Frozen.model_validate(raw) == value
     assert raw["versions"]["submitit"] == "1.5.4" and (run.path / "code" / raw["code"] / "slurm/submit.py").is_file()
-    assert submit.changes(run, recipe()) == []
-    assert submit.changes(run, recipe(stage2={"ranks_per_node": 1, "lr": 1e-3})) == ["stage2.lr: 2e-05 -> 0.001"]
+    assert freeze.changes(run, recipe()) == []
+    assert freeze.changes(run, recipe(stage2={"ranks_per_node": 1, "lr": 1e-3})) == ["stage2.lr: 2e-05 -> 0.001"]
 
 
 def test_a_snapshot_is_what_jobs_import(run: Run, tmp_path: Path) -> None:
-    value = submit.freeze(run, recipe(), cluster.load("local"))
+    value = freeze.freeze(run, recipe(), cluster.load("local"))
     environment = {**os.environ, **submit.environment(run, value.code, Cluster(name="x", env={"PYTHONPATH": "/more"}))}
     command = [sys.executable, "-P", "-c", "import slurm.jobs; print(slurm.jobs.__file__)"]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -152,11 +151,9 @@ def test_a_snapshot_is_what_jobs_import(run: Run, tmp_path: Path) -> None:
 
 
 def test_dry_prints_recipe_graph_and_sbatch_texts_and_touches_nothing(
-    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cluster, "CLUSTERS", ROOT / "tests" / "golden" / "sbatch")
-    monkeypatch.setattr(cluster.load, "__defaults__", (cluster.CLUSTERS,))
-    assert submit.submit(Asked(("stage1", "stage2"), recipe="v2", cluster="university", dry=True)) == 0
+    assert submit.submit(Asked(("stage1", "stage2"), recipe="v2", cluster="example-modules", dry=True)) == 0
     out = capsys.readouterr().out
     assert "base: Qwen/Qwen2.5-7B" in out and "stage2: run after data, stage1; 1 node(s) x 8 rank(s)" in out
     assert "#SBATCH --job-name=v2-stage1" in out and "GPU-hours" in out
@@ -253,7 +250,7 @@ def test_help_lists_the_everyday_targets_first() -> None:
 
 def told(run: Run, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    status.status(run, console)
+    status.all_of([run], console)
     made = console.file
     assert isinstance(made, io.StringIO)
     return made.getvalue()
@@ -275,7 +272,8 @@ def test_status_shows_each_stage_with_its_figures(run: Run) -> None:
 
 def test_a_running_stage_without_a_sign_of_life_is_called_dead(run: Run) -> None:
     run.stage("stage1").set_state(StageState(status="running", started_at=time.time() - 1000))
-    publish_json(run.stage("stage1").path / "heartbeat.json", {"host": "h", "pid": 1, "at": time.time() - 700})
+    publish_json(run.stage("stage1").path / "heartbeat.json", {"host": "h", "pid": 1, "at": time.time()})
+    os.utime(run.stage("stage1").path / "heartbeat.json", (time.time() - 700,) * 2)
     assert "dead" in told(run) and "no sign of life for 11:4" in told(run)
 
 

@@ -18,20 +18,24 @@ ROOMS = {
     "octupus.teacher": ROOT / "octupus/teacher",
     "octupus.serve": ROOT / "octupus/serve",
     "data_recipes": ROOT / "data_recipes",
+    "data_recipes.worlds": ROOT / "data_recipes/worlds",
     "slurm": ROOT / "slurm",
+    "slurm.devcluster": ROOT / "slurm/devcluster",
     "eval": ROOT / "eval",
 }
 
 BUDGETS = {
     "octupus.wire": 1300,
-    "octupus.constrain": 3420,
-    "octupus.data": 2200,
-    "octupus.serve": 3000,
+    "octupus.constrain": 3620,
+    "octupus.data": 2240,
+    "octupus.serve": 3100,
     "octupus.train": 1550,
-    "octupus.teacher": 700,
-    "slurm": 3100,
-    "data_recipes": 2300,
-    "eval": 2600,
+    "octupus.teacher": 1950,
+    "slurm": 5500,
+    "slurm.devcluster": 950,
+    "data_recipes": 2420,
+    "data_recipes.worlds": 6200,
+    "eval": 2950,
 }
 
 # octupus.tokenizer is the one implementation of wire's Tokenizer protocol; wire itself must not know it.
@@ -47,7 +51,7 @@ ALLOWED = {
     "octupus.constrain": {"octupus.constrain", "octupus.wire", "octupus.config"},
     "octupus.data": {"octupus.data", "octupus.config", "octupus.wire"},
     "octupus.train": {"octupus.train", "octupus.config", "octupus.estimate", "octupus.data", "octupus.wire"},
-    "octupus.teacher": {"octupus.teacher", "octupus.config", "octupus.data", "octupus.wire"},
+    "octupus.teacher": {"octupus.teacher", "octupus.config", "octupus.data", "octupus.wire", "octupus.constrain"},
     "octupus.serve": {"octupus.serve", "octupus.config", "octupus.wire", "octupus.constrain"},
     "data_recipes": {"data_recipes", "octupus.config", "octupus.wire", "octupus.data", "octupus.constrain"},
     "eval": {"eval", "octupus.config", "octupus.wire", "octupus.constrain", "data_recipes.worlds"},
@@ -127,7 +131,8 @@ def test_heavy_libraries_have_one_home(path: Path) -> None:
 
 @pytest.mark.parametrize(("room", "budget"), BUDGETS.items())
 def test_rooms_stay_within_their_line_budget(room: str, budget: int) -> None:
-    files = [p for p in ROOMS[room].rglob("*.py") if "worlds" not in p.parts]
+    inner = [folder for folder in ROOMS.values() if folder.parent == ROOMS[room]]
+    files = [p for p in ROOMS[room].rglob("*.py") if not any(p.is_relative_to(folder) for folder in inner)]
     lines = sum(len(p.read_text(encoding="utf-8").splitlines()) for p in files)
     assert 0 < lines <= budget, f"{room} has {lines} lines of {budget}: delete something, or say why in the commit"
 

@@ -11,8 +11,8 @@ from octupus.config import ModelSection, Recipe, ScratchModel
 from octupus.errors import ConfigError, JobError
 from octupus.runs import Run, StageState, publish_json
 from octupus.train.card import SCORES
-from slurm.jobs import Frozen
 from slurm.publish import OPEN, publish
+from slurm.stage import Frozen
 from tests.unit.eval_finished_run import finished_run
 
 

@@ -128,3 +128,14 @@ def test_hostile_arguments_stay_text() -> None:
     for text in ("[" * 100_000, '{"a": NaN}', "1", "", '{"a": 1e999}', "{" * 5000):
         assert ToolCall.from_text("f", text).arguments == text
     assert ToolCall.from_text("f", ' {"b": 1, "a": "\\u4e2d"}').arguments == {"b": 1, "a": "中"}
+
+
+def test_what_is_only_shown_is_not_learned() -> None:
+    messages = (user(), assistant("no tool for that"), user("now?"), assistant("", call()), result(), assistant("done"))
+    wire, whole = tiny_wire(), Conversation(messages=messages, tools=(F,))
+    part = whole.model_copy(update={"learn_from": 2})
+    all_of_it, some = wire.render(whole), wire.render(part)
+    assert some.ids == all_of_it.ids and sum(some.mask) < sum(all_of_it.mask)
+    assert [ids for _, ids in wire.turns(some)] == [ids for _, ids in wire.turns(all_of_it)][1:]
+    with pytest.raises(WireError, match="nothing to learn from"):
+        wire.render(Conversation(messages=messages[:2], learn_from=2))
