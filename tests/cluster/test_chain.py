@@ -1,0 +1,74 @@
+"""The chain with nobody in its way: the demo's from base model to report, and a short one."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from slurm import chain as graph
+from tests.cluster.chained import STEPS, Chain, Checkout
+from tests.cluster.registry import Scene
+from tests.cluster.slurm_view import Here, job, nodes_of, slurm
+
+pytestmark = pytest.mark.cluster
+MOST_MINUTES = 10
+NODES = ["node1", "node2", "node3", "node4"]
+
+
+def demo(checkout: Checkout) -> str:
+    """The demo with stage 1 on four nodes; with a third of its tool conversations, unless everything is asked for."""
+    values = yaml.safe_load((checkout.path / "data_recipes/demo.yaml").read_text(encoding="utf-8"))
+    values["stage1"] |= {"nodes": 4, "ranks_per_node": 1, "global_batch": 4}
+    if os.environ.get("FULL") != "1":
+        values["data"]["stage2"]["sources"][0]["options"]["n"] //= 3
+    checkout.write("data_recipes/demo4.yaml", yaml.safe_dump(values, allow_unicode=True))
+    return "demo4"
+
+
+def test_the_whole_demo_with_stage_1_on_four_addresses(checkout: Checkout, here: Here) -> None:
+    chain = Chain(checkout, here, "demo", demo(checkout), "devcluster")
+    began = time.monotonic()
+    said = chain.call("slurm.submit", "demo", WAIT="1")
+    minutes = (time.monotonic() - began) / 60
+    print(f"the demo's chain: {minutes:.1f} minutes")
+
+    for step in graph.CHAIN:
+        state = chain.state(step.name)
+        assert state is not None and (state.status == "done" or step.service), f"{step.name}: {state}"
+        assert len(chain.jobs(step.name)) == 1, f"{step.name} was submitted more than once"
+    (trained,) = chain.jobs("stage1")
+    assert nodes_of(trained) == NODES
+    if not here.shared:
+        told = [slurm("scontrol", "-o", "show", "node", name) for name in NODES]
+        assert len({word for text in told for word in text.split() if word.startswith("NodeAddr=")}) == 4
+    logs = [(chain.run.stage("stage1").log / f"rank{rank}.out").read_text() for rank in range(4)]
+    assert "4 ranks on cpu" in logs[0]
+    scores = json.loads((chain.run.path / "bfcl/scores.json").read_text())
+    assert scores and (chain.run.path / "report/index.html").is_file() and "report: " in said
+    (server,) = chain.jobs("serve")
+    assert job(server)["JobState"] in ("COMPLETED", "CANCELLED"), "the server ends with the last who needs it"
+    assert minutes <= MOST_MINUTES
+
+
+@pytest.mark.short
+def test_a_short_chain_leaves_what_docs_say(undisturbed: Scene) -> None:
+    for chain in (undisturbed.prepared, undisturbed.pair):
+        for stage in ("stage1", "stage2"):
+            assert [step for step, _ in chain.steps(stage)] == list(range(1, STEPS + 1))
+            assert (chain.run.stage(stage).path / "export" / "model.safetensors").is_file()
+    one, two = (dict(chain.steps("stage1")) for chain in (undisturbed.prepared, undisturbed.pair))
+    assert one[STEPS] == pytest.approx(two[STEPS], abs=1e-4), "one rank and two learn the same"
+    assert one[STEPS] < one[1]
+
+
+@pytest.mark.short
+def test_the_same_command_again_submits_nothing(undisturbed: Scene) -> None:
+    chain = undisturbed.prepared
+    before = Path(chain.run.path / "jobs.jsonl").read_text()
+    assert "done before with the same inputs" in chain.submit("stage1", "stage2")
+    assert Path(chain.run.path / "jobs.jsonl").read_text() == before
