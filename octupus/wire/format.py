@@ -30,7 +30,9 @@ def render(bound: Bound, conversation: Conversation) -> Rendered:
     """
     check_training(bound, conversation)
     out = Rendered([], [])
-    pieces = _pieces(bound, conversation.messages, conversation.tools, training=True)
+    pieces = _pieces(
+        bound, conversation.messages, conversation.tools, training=True, learn_from=conversation.learn_from
+    )
     for supervised, group in groupby(pieces, key=itemgetter(1)):
         ids = bound.encode("".join(text for text, _ in group))
         out.ids.extend(ids)
@@ -48,7 +50,7 @@ def render_prompt(bound: Bound, messages: Sequence[Message], tools: Sequence[Too
 
 
 def _pieces(
-    bound: Bound, messages: Sequence[Message], tools: Sequence[Tool], *, training: bool
+    bound: Bound, messages: Sequence[Message], tools: Sequence[Tool], *, training: bool, learn_from: int = 0
 ) -> Iterator[tuple[str, bool]]:
     """Marked text, and whether it is supervised."""
     d, at, where = bound.marked, 0, "the system message or the tools"
@@ -61,7 +63,7 @@ def _pieces(
             at += 1
             if message.role == "assistant":
                 yield d.assistant + d.reply if training else d.assistant, False
-                yield _answer(bound, message), training
+                yield _answer(bound, message), training and at > learn_from
                 yield d.after_end, False
             elif message.role == "user":
                 yield d.user.open + plain(message.content) + d.user.close, False

@@ -110,7 +110,9 @@ class Conversation(Frozen):
 
     messages: tuple[Message, ...] = Field(min_length=1)
     tools: tuple[Tool, ...] = ()
+    learn_from: int = Field(default=0, ge=0)
+    """Assistant turns before this message are shown but not learned: they were right when fewer tools were on offer."""
 
     @property
     def supervised(self) -> bool:
-        return any(m.role == "assistant" for m in self.messages)
+        return any(m.role == "assistant" for m in self.messages[self.learn_from :])
