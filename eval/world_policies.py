@@ -35,18 +35,20 @@ class Perfect:
         """
         spoken = [m for m in messages if m.role != "system"]
         said = [(m.role, m.content) for m in spoken]
+        names = [tool["function"]["name"] for tool in tools]
         for trajectory in self.known.get(spoken[0].content, ()):
             reference = trajectory.messages()
             past = [(m.role, m.content) for m in reference[: len(said)]]
-            if len(said) < len(reference) and said == past and _offered(trajectory, spoken) == len(tools):
+            if len(said) < len(reference) and said == past and _offered(trajectory, spoken) == names:
                 reply = reference[len(said)]
                 return [(c.name, dict(objects(c.arguments))) for c in reply.tool_calls], reply.content
         raise LookupError(f"no conversation of worldbench goes {spoken[0].content[:80]!r}")
 
 
-def _offered(trajectory: Trajectory, spoken: Sequence[Message]) -> int:
-    """How many tools are on offer in the turn that has been reached."""
-    return len(trajectory.turns[sum(m.role == "user" for m in spoken) - 1].offered)
+def _offered(trajectory: Trajectory, spoken: Sequence[Message]) -> list[str]:
+    """The names of the tools on offer in the turn that has been reached."""
+    turn = trajectory.turns[sum(m.role == "user" for m in spoken) - 1]
+    return [tool.name for tool in trajectory.tools(turn)]
 
 
 class Never:

@@ -49,7 +49,7 @@ class Step:
 def teacher_is_read(recipe: Recipe) -> bool:
     """Whether a data stage reads what the run's own teacher answers."""
     sources = (*recipe.data.stage1.sources, *recipe.data.stage2.sources)
-    return any(source.name == "teacher_answers" for source in sources)
+    return any(s.name == "teacher_answers" or s.options.get("variant") == "worded" for s in sources)
 
 
 def has_prompts(recipe: Recipe) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from data_recipes.worlds.world import World, offer
@@ -19,7 +20,7 @@ class Call:
     name: str
     arguments: Mapping[str, Any]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Equal for equal calls."""
         return json.dumps([self.name, self.arguments], sort_keys=True, ensure_ascii=False)

@@ -129,12 +129,13 @@ class Plan:
         """Place a goal and whatever finds its ids; returns the level behind it.
 
         Raises:
-            Stuck: an id that cannot be found, or too many calls.
+            Stuck: an id that cannot be found, too many calls, or one that would be made twice.
         """
         level = max([not_before, *(self._locate(table, id) for table, id in goal.ids())])
         self._grow(level)
         self.goals[level].append(goal)
-        if self.calls > MAX_CALLS:
+        asked = {g.call.key for some in self.goals for g in some}
+        if self.calls > MAX_CALLS or asked & self._found:
             raise Stuck
         return level + 1
 

@@ -109,6 +109,8 @@ class Replay:
             for call, result in zip(self.turn.needed, self.turn.results, strict=True)
             if last.get(call.key, result) != result
         ]
+        made = Counter(_with(c, r) for c, r in zip(self.made, self.given, strict=True))
+        reasons += [f"repeats {what}" for what, count in made.items() if count > 1]
         changes = sum(self._changes(call) for call in self.made)
         return [*reasons, *([f"{changes} state-changing calls only"] if changes < self.turn.changes else [])]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from data_recipes.worlds import wording as w
 from data_recipes.worlds.blueprint import Call, Trajectory, Turn, TurnKind, objects
-from data_recipes.worlds.goals import Goal, Plan, Stuck, draw, independent, visible
+from data_recipes.worlds.goals import MAX_CALLS, Goal, Plan, Stuck, draw, independent, visible
 from data_recipes.worlds.replay import rows_of
 from data_recipes.worlds.world import Method, Param, World
 from octupus.wire.messages import Message, ToolCall, canonical_json
@@ -226,6 +226,8 @@ class _Writer:
     def _add(
         self, kind: TurnKind, user: str, messages: Sequence[Message], answer: str, needed: Sequence[Call] = ()
     ) -> None:
+        if sum(len(m.tool_calls) for m in messages) > MAX_CALLS:
+            raise Stuck
         changing = {m.name for m in self.world.METHODS.values() if m.changes}
         changes = sum(call.name in changing for m in messages for call in m.tool_calls)
         said = (*messages, Message(role="assistant", content=answer))

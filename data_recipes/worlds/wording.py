@@ -18,7 +18,7 @@ FRAMES: Pair = (
         "Please {}.",
         "Could you {}?",
         "{}, please.",
-        "I need you to {}.",
+        "I want you to {}.",
         "Can you {} for me?",
         "I'd like you to {}.",
         "{}.",

@@ -64,7 +64,9 @@ def wrong_argument(trajectory: Trajectory, turns: Turns, rng: Random) -> bool:
     world = trajectory.start()
 
     def other(kind: Kind, old: Any) -> Any:
-        return rng.choice(list(world.state[kind.table])) if isinstance(kind, Ref) else kind.draw(rng, trajectory.zh)
+        if isinstance(kind, Ref):
+            return rng.choice([*world.state[kind.table], old])
+        return kind.draw(rng, trajectory.zh)
 
     return _changed(trajectory, turns, rng, other)
 

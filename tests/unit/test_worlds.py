@@ -91,7 +91,7 @@ def test_every_kind_is_legal_training_data_and_the_same_each_time(kind: Kind) ->
         again = sample(trajectory.world, kind, "x", TRAINING)
         assert again.messages() == sample(trajectory.world, kind, "x", TRAINING).messages()
         assert 1 <= len(trajectory.turns) <= 8
-        assert all(sum(len(m.tool_calls) for m in turn.messages) <= 9 for turn in trajectory.turns)
+        assert all(sum(len(m.tool_calls) for m in turn.messages) <= 8 for turn in trajectory.turns)
         verdict = judge(trajectory.messages(), trajectory)
         assert verdict.right and verdict.score == 1
         for conversation in trajectory.conversations():

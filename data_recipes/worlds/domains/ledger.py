@@ -161,8 +161,8 @@ class Ledger(World):
         return {"pot_id": pot_id, "ceiling": ceiling}
 
     @changes(
-        ("set up a standing order of {amount} {rhythm} from {pot_id}", "为{pot_id}设置{rhythm}{amount}元的定期转账"),
-        ("The standing order of {amount} {rhythm} is set up.", "{rhythm}{amount}元的定期转账已设置。"),
+        ("arrange a standing order of {amount} {rhythm} from {pot_id}", "为{pot_id}设置{rhythm}{amount}元的定期转账"),
+        ("The standing order of {amount} {rhythm} is arranged.", "{rhythm}{amount}元的定期转账已设置。"),
     )
     def add_order(self, pot_id: Pot, amount: Sum, rhythm: Rhythm) -> Result:
         """Set up a standing order for a pot. | 为账户设置定期转账。"""
