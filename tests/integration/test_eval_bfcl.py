@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,14 @@ def recipe(categories: dict[str, int | None], **more: Any) -> Recipe:
 
 
 def harness_processes() -> list[int]:
-    """Harness processes that this process started and that are alive."""
+    """Harness processes that this process started and that stay: multiprocessing's tracker ends just after its parent."""
+    deadline = time.monotonic() + 10
+    while (found := started_here()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def started_here() -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:

@@ -167,9 +167,11 @@ def test_a_hanging_rank_is_named(tmp_path: Path, kind: str, words: str) -> None:
     ranks.processes[0].join(120)
     if kind == "SIGSTOP":
         ranks.processes[1].kill()
-    (code, output), (_, other) = ranks.finish()  # whoever looks first says it and ends, and the other loses its peer
-    assert code == 75 and words in output + other and "rank-*.stack" in output + other, output[-3000:]
-    assert "loop" in (run.path / "stage1" / "ranks" / "rank-0.stack").read_text()
+    (code, output), (other_code, other) = ranks.finish()
+    # Whoever looks first says it and ends with 75; the other one may lose its peer before it has said the same.
+    assert 75 in (code, other_code) and words in output + other and "rank-*.stack" in output + other, output[-3000:]
+    stacks = [path.read_text() for path in (run.path / "stage1" / "ranks").glob("rank-*.stack")]
+    assert any("loop" in stack for stack in stacks)
 
 
 def rewound(run: Run, path: Path) -> Run:
