@@ -2,9 +2,9 @@
 
 Ends with one JSON line. Ratios are ours over vLLM's, medians over alternations with a 95% interval (bootstrap). Equal
 work: every answer has exactly ``TOKENS`` tokens, because the end of turn is biased away (plain) or because the schema
-forces an array of strings that is longer (tools). Not a string with ``minLength``: xgrammar takes seconds to compile
-one, and a comparison of compilers would be all that is left. ``--part`` runs some of it: each part takes a few minutes
-on two cores. ``--front``: the front end alone.
+forces a string that is longer (tools: ``warm``, ``cold``). A string with ``minLength`` is slow to compile for xgrammar;
+``warm_arrays`` and ``cold_arrays`` force an array of strings instead, which is not, and are printed beside them.
+``--part`` runs some of it: each part takes a few minutes on two cores. ``--front``: the front end alone.
 """
 
 from __future__ import annotations
@@ -93,11 +93,14 @@ async def ready(session: aiohttp.ClientSession, server: Server, path: str) -> No
         await asyncio.sleep(0.5)
 
 
-def tool_set(seed: int, long: bool) -> list[dict[str, Any]]:
-    """Four functions that no other seed has; ``long`` forces arguments past the output limit."""
+SHORT: dict[str, Any] = {"type": "string", "maxLength": 20}
+LONG: dict[str, Any] = {"type": "string", "minLength": 16 * TOKENS}  # Qwen's tokens have about four characters
+ARRAY: dict[str, Any] = {"type": "array", "items": {"type": "string"}, "minItems": TOKENS}
+
+
+def tool_set(seed: int, text: dict[str, Any]) -> list[dict[str, Any]]:
+    """Four functions that no other seed has; the first argument of each is a ``text`` (LONG: past the output limit)."""
     rng = random.Random(seed)
-    endless = {"type": "array", "items": {"type": "string"}, "minItems": TOKENS}
-    text = endless if long else {"type": "string", "maxLength": 20}
     kinds = [{"type": "integer"}, {"type": "boolean"}, {"enum": ["red", "green", "blue"]}, {"type": "number"}]
     tools = []
     for i in range(4):
@@ -160,7 +163,7 @@ async def legal_calls(session: aiohttp.ClientSession, server: Server, offset: in
     gate, ends = asyncio.Semaphore(CONCURRENT), Counter[str]()
 
     async def one(i: int) -> None:
-        tools = tool_set(offset + i % TOOL_SETS, long=False)
+        tools = tool_set(offset + i % TOOL_SETS, SHORT)
         schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
         request = {"model": "tiny", "messages": [{"role": "user", "content": f"Hello {i}"}], "max_tokens": 160}
         request |= {"tools": tools, "tool_choice": "required"}
@@ -191,7 +194,7 @@ def interval(values: list[float]) -> tuple[float, float, float]:
     return statistics.median(values), medians[50], medians[1949]
 
 
-PARTS = ("plain", "warm", "cold", "calls")
+PARTS = ("plain", "warm", "cold", "warm_arrays", "cold_arrays", "calls")
 
 
 async def compare(alternations: int, folder: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
@@ -217,13 +220,16 @@ async def compare(alternations: int, folder: Path, parts: Sequence[str] = PARTS)
     fresh = iter(range(10**6, 10**9))
     plain = {"logit_bias": {str(eos): -100}}
 
-    def warm(i: int) -> dict[str, Any]:
-        return {"tools": tool_set(i % TOOL_SETS, long=True), "tool_choice": "required"}
+    def required(seed: int, text: dict[str, Any]) -> dict[str, Any]:
+        return {"tools": tool_set(seed, text), "tool_choice": "required"}
 
-    def cold(i: int) -> dict[str, Any]:
-        return {"tools": tool_set(next(fresh), long=True), "tool_choice": "required"}
-
-    kinds: dict[str, Callable[[int], dict[str, Any]]] = {"plain": lambda i: plain, "warm": warm, "cold": cold}
+    kinds: dict[str, Callable[[int], dict[str, Any]]] = {
+        "plain": lambda i: plain,
+        "warm": lambda i: required(i % TOOL_SETS, LONG),
+        "cold": lambda i: required(next(fresh), LONG),
+        "warm_arrays": lambda i: required(i % TOOL_SETS, ARRAY),
+        "cold_arrays": lambda i: required(next(fresh), ARRAY),
+    }
     rounds: dict[str, list[tuple[Load, Load]]] = {kind: [] for kind in kinds if kind in parts}
     calls: dict[str, Any] = {}
     try:
@@ -249,12 +255,11 @@ async def compare(alternations: int, folder: Path, parts: Sequence[str] = PARTS)
 
 
 def figures(rounds: dict[str, list[tuple[Load, Load]]]) -> dict[str, Any]:
-    names = {"plain": "tokens_per_s_ratio", "warm": "tools_warm_ratio", "cold": "tools_cold_ratio"}
     found: dict[str, Any] = {}
     for kind, pairs in rounds.items():
         median, low, high = interval([ours.tokens_per_s / other.tokens_per_s for ours, other in pairs])
-        found[names[kind]] = round(median, 3)
-        found[names[kind] + "_95"] = [round(low, 3), round(high, 3)]
+        name = "tokens_per_s_ratio" if kind == "plain" else f"tools_{kind}_ratio"
+        found |= {name: round(median, 3), f"{name}_95": [round(low, 3), round(high, 3)]}
         sides = list(zip(*pairs, strict=True))
         found[f"{kind}_tokens_per_s"] = [round(statistics.median(s.tokens_per_s for s in side)) for side in sides]
         front = [round(statistics.median(s.front_ms for s in side), 3) for side in sides]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+if TYPE_CHECKING:  # the development cluster runs where nothing is installed
+    from pydantic import BaseModel, ValidationError
 
 
 class OctupusError(Exception):
@@ -102,14 +103,14 @@ def explain(error: ValidationError, model: type[BaseModel], what: str) -> str:
 def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
     found: Any = model
     for key in path:
-        field = found.model_fields.get(key) if isinstance(found, type) and issubclass(found, BaseModel) else None
+        field = getattr(found, "model_fields", {}).get(key)
         if field is not None:
             found = _model_in(field.annotation)
-    return sorted(found.model_fields) if isinstance(found, type) and issubclass(found, BaseModel) else []
+    return sorted(getattr(found, "model_fields", ()))
 
 
 def _model_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if hasattr(annotation, "model_fields"):
         return annotation
     for inner in getattr(annotation, "__args__", ()):
         found = _model_in(inner)

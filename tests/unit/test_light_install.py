@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
 
 BLOCKED = """
 import sys
@@ -35,4 +38,11 @@ def test_the_constraint_does_not_import_torch_where_it_is_installed() -> None:
 
 def test_wire_constrain_and_config_load_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "loaded", done.stderr[-2000:]
+
+
+def test_the_development_cluster_needs_the_standard_library_alone() -> None:
+    """Another user starts it with the system's Python, where nothing of ours is installed (-S: no site-packages)."""
+    code = "import slurm.devcluster.__main__; print('loaded')"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "loaded", done.stderr[-2000:]
