@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from octupus.config import Recipe
+from octupus.config import Recipe, ServeSection
 from octupus.data.appended import appended
 from octupus.runs import Run
+from octupus.serve.scripted import ScriptedEngine
 from octupus.teacher.protocol import Candidate
 from octupus.teacher.run import merge, work
+from octupus.wire import Wire
 
 
 class Killed(BaseException):
@@ -66,3 +69,10 @@ def with_tools(
 ) -> str | Mapping[str, Any]:
     """As :func:`echo`; where there are tools, ``with_tools_says``."""
     return with_tools_says if tools else echo(messages)
+
+
+class ScriptedCaller(ScriptedEngine):
+    """An engine for our server without a model: it calls where it may, and guesses what the constraint allows."""
+
+    def __init__(self, model_dir: Path, wire: Wire, section: ServeSection) -> None:
+        super().__init__(model_dir, wire, section, lambda prompt: [wire.frame.call_open])
