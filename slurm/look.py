@@ -14,7 +14,7 @@ from slurm.cluster import KEEPER
 from slurm.ledger import Ledger, Submission
 from slurm.queue import Job, Queue
 from slurm.stage import Frozen, frozen, place
-from slurm.view import Row, clock, row
+from slurm.view import Row, clock, row, task_rows
 
 HELD = ("JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "launch failed requeued held")
 HERE = "the same make command goes on from here"
@@ -81,6 +81,13 @@ class Look:
         if keeper is not None and self._jobs(keeper):
             found.append(self._of_job(row(self.run, Step(KEEPER)), keeper, self._jobs(keeper)[0]))
         return found
+
+    def tasks(self, of: Row) -> list[Row]:
+        """The tasks of a running stage that give signs of life, where it has any."""
+        steps = [step for step in chain.CHAIN if step.name == of.name and of.status == "running"]
+        found = [(one, place(of.name, one.name.strip())) for step in steps for one in task_rows(self.run, step)]
+        silent = [(one, self.run.stage(where).silent_s()) for one, where in found]
+        return [replace(one, silent_s=s) for one, s in silent if s is not None and s <= STALE_AFTER_S]
 
     def row(self, step: Step) -> Row:
         """One stage."""

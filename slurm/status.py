@@ -64,7 +64,7 @@ def status(look: Look, console: Console) -> None:
     where = "" if look.frozen.cluster == "local" else f"  cluster {look.frozen.cluster}"
     head = f"[bold]{run.name}[/]  recipe {look.frozen.recipe.name}{where}  code {look.frozen.code}  {run.path}"
     console.print(head, highlight=False, soft_wrap=True)
-    console.print(table(rows, console.width))
+    console.print(table([one for r in rows for one in (r, *look.tasks(r))], console.width))
     for r in rows:
         why = f" {r.reason}" if r.status in TOLD_BELOW and len(r.reason) > SHORT else ""
         log = f"  log: {r.log}" if r.status in ("running", "starting", "stuck", "failed", "dead") and r.log else ""

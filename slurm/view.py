@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -48,13 +48,16 @@ class Row:
 
     @property
     def figures(self) -> str:
-        """``120/400 steps, 3.1/s, loss 1.23``"""
+        """``120/400 steps, 3.1/s, 1:30 left, loss 1.23``"""
         p = self.progress
         if p is None:
             return self.reason
         total = "" if p.total is None else f"/{_number(p.total)}"
         rate = f", {_number(p.rate)}/s" if p.rate and self.status == "running" else ""
-        told = f"{_number(p.done)}{total} {p.unit}{rate}{', ' + p.note if p.note else ''}"
+        left = (
+            f", {clock((p.total - p.done) / p.rate)} left" if rate and p.rate and p.total and p.done < p.total else ""
+        )
+        told = f"{_number(p.done)}{total} {p.unit}{rate}{left}{', ' + p.note if p.note else ''}"
         return f"{self.reason}; {told}" if self.reason and self.status != "done" else told
 
     @property
@@ -77,6 +80,18 @@ def row(run: Run, step: Step) -> Row:
     seconds = None if state.started_at is None else (state.ended_at or time.time()) - state.started_at
     log = stage.log / "rank0.out"
     return Row(step.name, state.status, seconds, _progress(run, step, state), state.reason, shown(log))
+
+
+def task_rows(run: Run, step: Step) -> list[Row]:
+    """Of an array, the tasks that run, each with figures of its own."""
+    if step.array is None:
+        return []
+    found = []
+    for task in sorted((run.stage(step.name).path / "tasks").glob("*")):
+        made = row(run, Step(f"{step.name}/tasks/{task.name}"))
+        if made.status == "running":
+            found.append(replace(made, name=f"  {task.name}"))
+    return found
 
 
 def _progress(run: Run, step: Step, state: StageState) -> Progress | None:

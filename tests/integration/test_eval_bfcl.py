@@ -45,7 +45,7 @@ def recipe(categories: dict[str, int | None], **more: Any) -> Recipe:
 
 
 def harness_processes() -> list[int]:
-    """Harness processes that this process started and that stay: multiprocessing's tracker ends just after its parent."""
+    """Harness processes that this process started and that stay; a tracker of theirs ends just after its parent."""
     deadline = time.monotonic() + 10
     while (found := started_here()) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -265,7 +265,7 @@ def test_status_shows_each_stage_with_its_figures(run: Run) -> None:
     run.stage("stage2").set_state(StageState(status="failed", reason="no space left", started_at=now, ended_at=now))
     lines = {line.split()[0]: line for line in told(run).splitlines() if line.strip()}
     assert "done" in lines["data"] and "1:00" in lines["data"]
-    assert "3/12 steps, 0.5/s, loss 2.5" in lines["stage1"]
+    assert "3/12 steps, 0.5/s, 0:18 left, loss 2.5" in lines["stage1"]
     assert "failed" in lines["stage2"] and "no space left" in lines["stage2"]
     assert "waiting" in lines["report"] and "baseline" not in lines, "this recipe holds nothing out"
 

@@ -107,7 +107,7 @@ def test_a_running_job_shows_its_node_limit_progress_hours_and_last_sign(run: Ru
     queue = Fake(job("7", "stage1", nodes="node[1-4]", elapsed_s=121, limit_s=86400))
     row = looked(run, queue)["stage1"]
     assert (row.status, row.job, row.nodes, row.time) == ("running", "7", "node[1-4]", "2:01 / 24:00:00")
-    assert row.figures == "3/12 steps, 0.5/s, loss 2.5" and row.gpu_hours == 2
+    assert row.figures == "3/12 steps, 0.5/s, 0:18 left, loss 2.5" and row.gpu_hours == 2
     assert row.silent_s is not None and row.silent_s < 4
     assert next_of(run, queue) == "make logs RUN=small STAGE=stage1"
 
@@ -196,6 +196,19 @@ def test_an_array_is_one_row_that_counts_its_tasks(run: Run) -> None:
     assert (row.status, row.nodes, row.gpu_hours, row.job) == ("running", "node2", 1.5, "7")
     assert row.reason == "1 running, 1 queued, 1 done"
     assert queue.asked == [{"7_1", "7_2"}], "what has ended is not asked for"
+
+
+def test_the_tasks_of_a_running_array_have_rows_of_their_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted(run, "bfcl", "9", tasks=("live", "non_live", "heldout"))
+    says(run, "bfcl", "9")
+    for number, (task, note) in enumerate((("live", "7 errors"), ("non_live", ""), ("heldout", ""))):
+        says(run, f"bfcl/tasks/{task}", f"9_{number}", status="done" if task == "heldout" else "running")
+        beats(run, f"bfcl/tasks/{task}")
+        made = Progress(done=10, total=40, unit="entries", rate=2, note=note, heartbeat_at=time.time())
+        publish_json(run.stage(f"bfcl/tasks/{task}").path / "progress.json", made)
+    page = told(run, 160, Fake(*(job(f"9_{number}", "bfcl") for number in range(3))), monkeypatch)
+    rows = {line.split()[0]: line for line in page.splitlines() if "/40 entries" in line}
+    assert "10/40 entries, 2/s, 0:15 left, 7 errors" in rows["live"] and set(rows) == {"live", "non_live"}
 
 
 def test_all_runs_are_one_question_and_finished_ones_none(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
