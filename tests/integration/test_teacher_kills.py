@@ -1,4 +1,8 @@
-"""Four workers on the real vLLM, killed with SIGKILL again and again: every prompt answered once, nothing changed."""
+"""Four workers on the real vLLM, killed with SIGKILL again and again: every prompt answered once, nothing changed.
+
+Inside the development cluster (``make devcluster-run CMD="... pytest -m full ..."``) each worker is a Slurm job on a
+node of its own, otherwise a process of this machine.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: make setup")
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 4
+ON_SLURM = "SLURM_CONF" in os.environ
 WORKER = "import sys; from slurm.jobs import TeacherJob; TeacherJob(sys.argv[1], 'teacher', task=sys.argv[2])()"
 TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant]"
 
@@ -62,11 +67,34 @@ def start(run: Run, number: int) -> subprocess.Popen[bytes]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
         command = [sys.executable, "-c", WORKER, str(run.path), f"worker{number}"]
+        if ON_SLURM:
+            command = ["srun", "--quiet", "-N1", "-n1", f"--nodelist=node{number + 1}", *command]
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stream, stderr=stream)
 
 
+def kill(process: subprocess.Popen[bytes], run: Run, number: int) -> bool:
+    """SIGKILL the worker itself: of a job the process on its node, which this machine sees; whether there was one."""
+    if not ON_SLURM:
+        process.kill()
+        return True
+    wanted = f"{run.path}\0worker{number}\0".encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes()
+        except OSError:
+            continue  # it has ended
+        if words.endswith(wanted) and not words.startswith(b"srun"):
+            os.kill(int(path.parent.name), signal.SIGKILL)
+            return True
+    return False
+
+
 def rows_written(run: Run) -> int:
-    return sum(1 for kind in ("parts", "answers", "rejects") for _ in appended(run.path / "teacher" / kind))
+    """As far as can be told: a part may be finished, and gone, while this looks."""
+    try:
+        return sum(1 for kind in ("parts", "answers", "rejects") for _ in appended(run.path / "teacher" / kind))
+    except FileNotFoundError:
+        return 0
 
 
 def go(run: Run, chosen: Recipe, kills: int, prompts: int) -> int:
@@ -80,16 +108,16 @@ def go(run: Run, chosen: Recipe, kills: int, prompts: int) -> int:
                 if process.poll() is None:
                     continue
                 log = (run.path / f"worker{i}.log").read_text()
-                assert process.returncode in (0, -signal.SIGKILL), log[-3000:]
+                assert process.returncode in (0, -signal.SIGKILL, 128 + signal.SIGKILL), log[-3000:]
                 del workers[i]
                 if process.returncode:
                     workers[i] = start(run, i)
             # A kill each time another twentieth of the rows has been written: at work, not while models are loading.
             if hit < kills and rows_written(run) >= (hit + draw.random()) * prompts / (kills + 1):
-                alive = [p for p in workers.values() if p.poll() is None]
+                alive = [i for i, p in workers.items() if p.poll() is None]
                 if alive:
-                    draw.choice(alive).kill()
-                    hit += 1
+                    number = draw.choice(alive)
+                    hit += kill(workers[number], run, number)
             time.sleep(0.2)
     finally:
         for process in workers.values():
