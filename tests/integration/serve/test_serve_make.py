@@ -32,6 +32,12 @@ def run(tmp_path: Path) -> Iterator[Run]:
     reap.end(made.path)
 
 
+HEARING = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    "os.execv(sys.executable, [sys.executable, '-m', *sys.argv[1:]])"
+)
+
+
 def started(run: Run, *words: str, **variables: str) -> subprocess.Popen[str]:
     keys = run.path.parent / "keys"
     keys.write_text("secret\n")
@@ -41,7 +47,8 @@ def started(run: Run, *words: str, **variables: str) -> subprocess.Popen[str]:
     variables |= {"OCTUPUS_RUNS": str(run.path.parent), "RECIPE": "v2", "RUN": "mine", "SET": settings}
     environment = {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
     pipe, both = subprocess.PIPE, subprocess.STDOUT
-    command = [sys.executable, "-m", *words]
+    # A shell's background job is born deaf to Ctrl-C, and hands that down: tests that run in one would wait for ever.
+    command = [sys.executable, "-c", HEARING, *words]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, stderr=both, text=True)
 
 
