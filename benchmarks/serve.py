@@ -89,7 +89,7 @@ async def ready(session: aiohttp.ClientSession, server: Server, path: str) -> No
                 if reply.status == 200:
                     return
         except aiohttp.ClientError:
-            pass
+            pass  # it does not listen yet; one that has ended is seen above
         await asyncio.sleep(0.5)
 
 

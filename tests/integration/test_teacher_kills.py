@@ -29,7 +29,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: make setup")
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 4
-ON_SLURM = "SLURM_CONF" in os.environ
+ON_SLURM = {"SLURM_CONF", "DEVCLUSTER"} <= os.environ.keys()  # never a cluster of other people
 WORKER = "import sys; from slurm.jobs import TeacherJob; TeacherJob(sys.argv[1], 'teacher', task=sys.argv[2])()"
 TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant]"
 
