@@ -219,7 +219,7 @@ def walks(bench: Bench) -> Figures:
     counts = {"unigram": 10_000 if bench.full else 1_000, "uniform": 1_000 if bench.full else 100}
     figures: Figures = {}
     for sampler in [bench.sampler] if bench.sampler else counts:
-        illegal, unfinished, broken, count = 0, 0, 0, bench.count or counts[sampler]
+        illegal, literally, unfinished, broken, count = 0, 0, 0, 0, bench.count or counts[sampler]
         for number in range(bench.first, bench.first + count):
             rng, answer = random.Random(number), bench.schemas[number % len(bench.schemas)]
             text, ended = _walk_text(bench, constraint, answer.schema, rng, sampler)
@@ -228,9 +228,14 @@ def walks(bench: Bench) -> Figures:
             except UnicodeDecodeError:
                 broken += ended
             unfinished += not ended
-            illegal += ended and not _legal(text, answer.schema)
-        print(f"{count} {sampler} walks: {illegal} illegal, {unfinished} unfinished at 512 tokens, {broken} bad UTF-8")
+            illegal += ended and not _legal(text, data.enums_as_items(answer.schema))
+            literally += ended and not _legal(text, answer.schema)
+        print(
+            f"{count} {sampler} walks: {illegal} illegal ({literally} where an enum of scalars beside `type: array` is "
+            f"taken literally), {unfinished} unfinished at 512 tokens, {broken} bad UTF-8"
+        )
         figures |= {f"walks_{sampler}": count, f"illegal_{sampler}": illegal, f"broken_utf8_{sampler}": broken}
+        figures[f"illegal_{sampler}_literally"] = literally
         figures[f"unfinished_{sampler}"] = round(unfinished / count, 5)
     return figures
 

@@ -105,6 +105,22 @@ def in_schema_order(value: Any, schema: Any) -> Any:
     return value
 
 
+def enums_as_items(schema: Any) -> Any:
+    """A schema in which an ``enum`` of scalars beside ``type: array`` is one of the items.
+
+    Read literally no array satisfies it; BFCL's ground truth shows that its authors meant the items. Written apart from
+    the constraint's own reading, so that one can judge the other.
+    """
+    if isinstance(schema, list):
+        return [enums_as_items(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    read = {key: enums_as_items(value) for key, value in schema.items()}
+    if schema.get("type") == "array" and schema.get("enum") and not any(isinstance(v, list) for v in schema["enum"]):
+        read["items"] = {"allOf": [read.get("items", True), {"enum": read.pop("enum")}]}
+    return read
+
+
 @dataclass(frozen=True)
 class Group:
     """A schema of a suite with instances and whether each is valid."""

@@ -86,7 +86,7 @@ class Automaton:
             self._left = MAX_STEPS
             sets = tuple(self._branch_set(branch) for branch in state.branches if branch.top is not None)
             state.allowed = found = self._shared.union(sets)
-        self._shared.made += 1
+        self._shared.figures.add("worked_out")
         return found
 
     def advance(self, state: State, token: int) -> State | None:

@@ -45,7 +45,7 @@ class Constraint:
     ) -> None:
         self.vocabulary, self.options = vocabulary, options or ConstraintSection()
         self.figures = figures or Figures()
-        self._shared = Shared(vocabulary)
+        self._shared = Shared(vocabulary, self.figures)
         room = self.options.cache_mb << 20
         self._plans: Kept[Plan | ConstraintError] = Kept(MAX_KEPT, room // PLANS_SHARE, _size)
         self._automata: Kept[Automaton] = Kept(MAX_KEPT, room - room // PLANS_SHARE, lambda automaton: automaton.size)
@@ -68,7 +68,6 @@ class Constraint:
 
     def counts(self) -> dict[str, float]:
         """For metrics: see :data:`octupus.constrain.figures.NAMES`; and what the caches hold now."""
-        self.figures.set("worked_out", self._shared.made)
         return {**self.figures.read(), "plans": len(self._plans), "automata": len(self._automata)}
 
     def plan(self, schema: Any, *, arguments: bool = False) -> Plan:

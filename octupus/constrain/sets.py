@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable
 
 import numpy as np
 
+from octupus.constrain.figures import Figures
 from octupus.constrain.vocabulary import Mask, Trie, Vocabulary
 
 FEW = 40
@@ -53,12 +54,14 @@ class Allowed:
 
 
 class Shared:
-    """What all schemas have in common on one vocabulary. Thread-safe."""
+    """What all schemas have in common on one vocabulary. Thread-safe.
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-        self.made = 0
-        """Masks worked out so far."""
+    Args:
+        figures: where to count the masks that had to be worked out.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, figures: Figures | None = None) -> None:
+        self.vocabulary, self.figures = vocabulary, figures or Figures()
         self.empty = Allowed(vocabulary, (), None)
         self._sets: dict[Hashable, Allowed] = {}
         self._unions: dict[tuple[Allowed, ...], Allowed] = {}

@@ -198,6 +198,24 @@ def test_a_long_prompt_and_a_seed_do_not_meet_in_pieces(client: openai.OpenAI) -
         assert all(answer.result().usage.prompt_tokens > 1200 for answer in asked)
 
 
+def test_metrics_tell_what_the_constraint_did_in_the_engines_process(launched: Launched, client: openai.OpenAI) -> None:
+    """Masks are written there, not in the process that answers: what it counts comes over."""
+
+    def told() -> dict[str, float]:
+        lines = httpx.get(launched.url + "/metrics").text.splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if line.startswith("octupus_constraint_"))
+        return {name.removeprefix("octupus_constraint_"): float(value) for name, value in pairs}
+
+    new = {"type": "object", "properties": {"never_seen": {"type": "integer"}}, "required": ["never_seen"]}
+    tools: Any = [{"type": "function", "function": {"name": "new_one", "parameters": new}}]
+    before = told()
+    used = ask(client, tools=tools, tool_choice="required", seed=1, max_tokens=30).usage.completion_tokens
+    after = told()
+    grown = {name: after[name] - before[name] for name in after}
+    assert grown["masks_total"] >= used - 1 and grown["worked_out_total"] > 0 and grown["compiles_total"] >= 2
+    assert 0 < grown["mask_seconds_total"] < 60 and after["cached_bytes"] > before["cached_bytes"] > 0
+
+
 def test_a_signal_under_load_ends_the_server_and_everything_it_started(launched: Launched) -> None:
     run: Run = launched.run  # type: ignore[attr-defined]
     assert len(run.endpoints()) == 1 and len(marked("OCTUPUS_TEST", MARK)) >= 2
