@@ -5,7 +5,8 @@ usage: python -I bfcl_cli.py dump FOLDER                 tools.jsonl, questions.
 
 Nothing in the package is edited. Names registered: the two of NAMES, and those of the variable OCTUPUS_BFCL_NAMES
 (``name`` or ``name=served name``, separated by blanks). OCTUPUS_BFCL_IDS replaces ``test_case_ids_to_generate.json``
-for ``--run-ids``, so that several tasks can share one project folder.
+for ``--run-ids``, so that several tasks can share one project folder. OCTUPUS_BFCL_URLS: the replicas of the server,
+separated by blanks; entries are spread over them, each entry's turns stay with one (which has their prefix cached).
 
 What ``dump`` writes, one JSON object a line, tools as the harness sends them:
     tools.jsonl      {"digest", "tool": {"type": "function", ...}, "categories": [...], "original": Java/JS only}
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -77,8 +79,19 @@ def watched_handler() -> type:
     class Watched(OpenAICompletionsHandler):  # type: ignore[misc]
         _now = threading.local()
 
+        @property
+        def client(self) -> Any:
+            """Of the replica that this thread's entry was given to."""
+            return getattr(self._now, "client", self._clients[0])
+
+        @client.setter
+        def client(self, made: Any) -> None:
+            urls = os.environ.get("OCTUPUS_BFCL_URLS", "").split()
+            self._clients = [made.copy(base_url=url) for url in urls] or [made]
+            self._turns = itertools.cycle(self._clients)
+
         def inference(self, *args: Any, **kwargs: Any) -> Any:
-            self._now.replies = []
+            self._now.replies, self._now.client = [], next(self._turns)
             result, metadata = super().inference(*args, **kwargs)
             return result, {**metadata, "replies": self._now.replies}
 

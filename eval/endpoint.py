@@ -39,14 +39,21 @@ class Server:
     api_key: str
     foreign: bool = False
     """It serves a model that is not the run's (``serve.model``)."""
+    others: tuple[Endpoint, ...] = ()
+    """Further replicas of the same model, which answered too: requests are spread over all."""
 
     @property
     def root_url(self) -> str:
-        return self.endpoint.url.rstrip("/").removesuffix("/v1")
+        return root_of(self.endpoint)
 
     @property
     def base_url(self) -> str:
         return f"{self.root_url}/v1"
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """Of all replicas."""
+        return tuple(f"{root_of(endpoint)}/v1" for endpoint in (self.endpoint, *self.others))
 
     @property
     def folder(self) -> Path | None:
@@ -57,26 +64,38 @@ class Server:
         return self.run.stage(self.stage).log
 
     def check(self) -> None:
-        """Say that the server has died, if it has.
+        """Say that the server (of several replicas: one of them) has died, if it has.
 
         Raises:
             Lost: no heartbeat, withdrawn, replaced by another instance, or nobody listens; names the log.
         """
-        why = "its heartbeat stopped or it withdrew"
-        if self.stage == ELSEWHERE or any(e.instance == self.endpoint.instance for e in self.run.endpoints().values()):
-            for _ in range(3):  # a single refusal may be a full backlog
-                if answers(self.root_url, self.stage == ELSEWHERE) is not False:
-                    return
-                time.sleep(0.3)
-            why = "nobody listens there any more"
-        state = self.run.stage(self.stage).state()
-        if state is not None and state.status == "failed":
-            why = state.reason
-        log = "" if self.stage == ELSEWHERE else f"; see its log in {self.log}"
-        raise Lost(
-            f"the server at {self.root_url} died while it was being measured ({why}){log}; "
-            "what was answered is kept: the same command goes on from there once a server is up again"
-        )
+        for endpoint in (self.endpoint, *self.others):
+            why = self._ended(endpoint)
+            if not why:
+                continue
+            state = self.run.stage(self.stage).state()
+            if state is not None and state.status == "failed":
+                why = state.reason
+            log = "" if self.stage == ELSEWHERE else f"; see its log in {self.log}"
+            raise Lost(
+                f"the server at {root_of(endpoint)} died while it was being measured ({why}){log}; "
+                "what was answered is kept: the same command goes on from there once a server is up again"
+            )
+
+    def _ended(self, endpoint: Endpoint) -> str:
+        """Why it answers no more; empty while it does."""
+        if self.stage != ELSEWHERE and all(e.instance != endpoint.instance for e in self.run.endpoints().values()):
+            return "its heartbeat stopped or it withdrew"
+        for _ in range(3):  # a single refusal may be a full backlog
+            if answers(root_of(endpoint), self.stage == ELSEWHERE) is not False:
+                return ""
+            time.sleep(0.3)
+        return "nobody listens there any more"
+
+
+def root_of(endpoint: Endpoint) -> str:
+    """Its URL without ``/v1``."""
+    return endpoint.url.rstrip("/").removesuffix("/v1")
 
 
 def weights_folder(run: Run, stage: str = "serve") -> Path | None:
@@ -115,7 +134,7 @@ def find(run: Run, recipe: Recipe) -> Server:
 
 
 def wait_for(run: Run, section: ServeSection, stage: str = "serve") -> Server:
-    """The first endpoint of the run that answers.
+    """The endpoints of the run that answer: the first, and with it the other replicas of its model.
 
     Raises:
         JobError: the serving stage failed, or none came up within ``serve.ready_timeout_s``; names the server's log.
@@ -123,12 +142,12 @@ def wait_for(run: Run, section: ServeSection, stage: str = "serve") -> Server:
     deadline = time.monotonic() + section.ready_timeout_s
     log = run.stage(stage).log
     while True:
-        for replica, endpoint in run.endpoints().items():
-            if (replica == BEFORE) != (stage == "baseline"):
-                continue  # the untrained model may be measured at the same time
-            server = Server(run, stage, endpoint, read_key(section), foreign=section.model is not None)
-            if answers(server.root_url):
-                return server
+        # The untrained model may be measured at the same time.
+        there = [e for replica, e in run.endpoints().items() if (replica == BEFORE) == (stage == "baseline")]
+        up = [endpoint for endpoint in there if answers(root_of(endpoint))]
+        if up:
+            same = tuple(e for e in up[1:] if (e.model, e.fingerprint) == (up[0].model, up[0].fingerprint))
+            return Server(run, stage, up[0], read_key(section), foreign=section.model is not None, others=same)
         state = run.stage(stage).state()
         if state is not None and state.status == "failed":
             kind = Lost if state.lost else JobError

@@ -155,10 +155,12 @@ class Harness:
             )
 
     def _env(self, ids: Path | None) -> dict[str, str]:
-        hosts = f"127.0.0.1,localhost,{self.server.root_url.split('/')[2].rpartition(':')[0]}"
+        urls = self.server.base_urls
+        hosts = ",".join(["127.0.0.1", "localhost", *(url.split("/")[2].rpartition(":")[0] for url in urls)])
         known = environment(self.root, self.names or self.section.models)
         return known | {
             "OPENAI_BASE_URL": self.server.base_url,
+            "OCTUPUS_BFCL_URLS": " ".join(urls),
             "OPENAI_API_KEY": self.server.api_key,
             **dict.fromkeys(("NO_PROXY", "no_proxy"), hosts),
             "OCTUPUS_BFCL_IDS": str(ids or ""),

@@ -90,6 +90,7 @@ def openai_message(message: Message) -> dict[str, Any]:
 def _ask_all(server: Server, items: Sequence[dict[str, Any]], reporter: Reporter) -> list[dict[str, Any]]:
     """Every item with its answer, in order. Nobody waits for the threads: a dead server may keep them reading."""
     todo, answered = SimpleQueue[int](), SimpleQueue[tuple[int, dict[str, Any] | Exception]]()
+    urls = server.base_urls
     for index in range(len(items)):
         todo.put(index)
 
@@ -98,7 +99,7 @@ def _ask_all(server: Server, items: Sequence[dict[str, Any]], reporter: Reporter
             while True:
                 index = todo.get_nowait()
                 try:
-                    answered.put((index, _ask(server, items[index])))
+                    answered.put((index, _ask(server, urls[index % len(urls)], items[index])))
                 except Exception as error:  # raised again below, by whoever waits for it
                     answered.put((index, error))
 
@@ -125,10 +126,9 @@ def _ask_all(server: Server, items: Sequence[dict[str, Any]], reporter: Reporter
     return [found[index] for index in range(len(items))]
 
 
-def _ask(server: Server, item: dict[str, Any]) -> dict[str, Any]:
+def _ask(server: Server, url: str, item: dict[str, Any]) -> dict[str, Any]:
     """The item with what came back: calls, content, finish_reason, seconds, exact; or with ``error``."""
-    url, key, model = server.base_url, server.api_key, server.endpoint.model
-    asked = ask(url, key, model, item["messages"], item["tools"], MAX_TOKENS)
+    asked = ask(url, server.api_key, server.endpoint.model, item["messages"], item["tools"], MAX_TOKENS)
     if asked.error:
         return {**item, "error": asked.error}
     answer = {"calls": asked.calls, "content": asked.content, "finish_reason": asked.finish_reason}

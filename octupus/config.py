@@ -254,6 +254,8 @@ class ServeSection(Section):
     port: int = Field(default=8000, ge=0, le=65535)
     max_model_len: int = Field(default=8192, gt=0)
     tensor_parallel: int = Field(default=1, gt=0)
+    replicas: int = Field(default=1, gt=0)
+    """On a cluster: so many servers of the same model, each a task of an array; who measures spreads over them."""
     default_max_tokens: int = Field(default=2048, gt=0)
     max_concurrency: int = Field(default=256, gt=0)
     ready_timeout_s: float = Field(default=600, gt=0)

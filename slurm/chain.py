@@ -33,7 +33,10 @@ class Step:
     shows: tuple[str, ...] = ()
     """Folders whose progress is this stage's, where it is not its own."""
     array: Callable[[Recipe], Sequence[str]] | None = None
-    """Its tasks, each a job of its own; one that fails stops no other, and a later step says what all came to."""
+    """Its tasks, each a job of its own; one that fails stops no other, and a later step says what all came to.
+
+    Of a service: its replicas. On one machine there is one.
+    """
     after_any: bool = False
     """Starts when what it waits for has ended, well or not; it finds out itself what there is."""
     keeps: bool = False
@@ -91,7 +94,13 @@ CHAIN: tuple[Step, ...] = (
     ),
     Step("stage1", after=("surgery", "data"), decided_by=("stage1",)),
     Step("stage2", after=("data", "stage1"), decided_by=("stage2",)),
-    Step("serve", after=("stage2",), service=True, takes_what_is_there=True),
+    Step(
+        "serve",
+        after=("stage2",),
+        service=True,
+        takes_what_is_there=True,
+        array=lambda recipe: [f"replica{i}" for i in range(recipe.serve.replicas)] if recipe.serve.replicas > 1 else [],
+    ),
     Step(
         "bfcl",
         after=("stage2",),

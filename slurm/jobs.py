@@ -120,14 +120,15 @@ class TrainJob(StageJob):
 
 
 class ServeJob(StageJob):
-    """Serves the newest finished model until it is told to stop."""
+    """Serves the newest finished model until it is told to stop; as a task of an array, one replica of several."""
 
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
         from octupus.serve import app
 
         model = model_to_serve(recipe, run)
         print(f"serving {model}", flush=True)
-        ended_by = app.run(on_a_free_port(recipe) if slurm_id() else recipe, run, model)
+        replica = self.task.removeprefix("replica") or "0"
+        ended_by = app.run(on_a_free_port(recipe) if slurm_id() else recipe, run, model, replica)
         if ended_by == signal.SIGUSR2 and slurm_id():
             signal.raise_signal(signal.SIGUSR2)  # the time limit, or preemption: submitit has it requeued
         return {"model": str(model.relative_to(run.path)) if model.is_relative_to(run.path) else str(model)}

@@ -205,7 +205,8 @@ class Remote:
         for where in {last.stage, *(place(last.stage, task) for task in last.tasks)}:
             self.run.stage(where).set_state(asked)
         if step is not None and step.service:
-            self.run.withdraw_endpoint("0")
+            for task in last.tasks or ("0",):
+                self.run.withdraw_endpoint(task.removeprefix("replica"))
         calls = [
             self.jobs[last.stage](str(self.run.path), last.stage, last.inputs, attempt, last.needs, task, last.code)
             for task in last.tasks or ("",)

@@ -167,7 +167,7 @@ def dry(recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Planned]) ->
     for p in planned:
         nodes, count = chain.ranks_of(recipe, p.name)
         waits = f" after {', '.join(p.step.after)}" if p.step.after else ""
-        names = chain.tasks_of(recipe, p.name) if where.executor == "slurm" or p.step.array else ()
+        names = chain.tasks_of(recipe, p.name) if where.executor == "slurm" or not p.step.service else ()
         tasks = f" x {len(names)} tasks ({', '.join(names)})" if names else ""
         size = f"{nodes} node(s) x {count} rank(s){tasks}"
         print(f"{p.name}: {p.action}{waits}; {size}{'; ' + p.why if p.why else ''}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import yaml
 from slurm import chain as graph
 from tests.cluster.chained import STEPS, Chain, Checkout
 from tests.cluster.registry import Scene
-from tests.cluster.slurm_view import Here, job, nodes_of, slurm
+from tests.cluster.slurm_view import Here, job, job_state, nodes_of, slurm, until
 
 pytestmark = pytest.mark.cluster
 MOST_MINUTES = 10
@@ -64,6 +65,21 @@ def test_a_short_chain_leaves_what_docs_say(undisturbed: Scene) -> None:
     one, two = (dict(chain.steps("stage1")) for chain in (undisturbed.prepared, undisturbed.pair))
     assert one[STEPS] == pytest.approx(two[STEPS], abs=1e-4), "one rank and two learn the same"
     assert one[STEPS] < one[1]
+
+
+def test_two_servers_share_what_is_asked_and_both_end(undisturbed: Scene) -> None:
+    chain = replace(undisturbed, name="replicas").chain(trained=True)
+    chain.submit("bfcl", SET="serve.replicas=2")
+    chain.done("score")
+    assert chain.state("score").outputs["entries"] == 60 and chain.state("score").outputs["errors"] == 0
+    chain.at_rest()
+    (server,) = chain.jobs("serve")
+    logs = [chain.run.stage("serve").log / f"rank{task}.out" for task in (0, 1)]
+    asked = [log.read_text().count("chat/completions") for log in logs]
+    assert sum(asked) >= 60 and min(asked) >= 25, asked
+    for task in (0, 1):
+        until(lambda one=f"{server}_{task}": job_state(one) not in ("RUNNING", "COMPLETING"), "the server ends")
+        assert job_state(f"{server}_{task}") == "COMPLETED"
 
 
 @pytest.mark.short

@@ -100,6 +100,33 @@ def test_the_truth_scores_full_marks_under_both_names(tmp_path: Path, monkeypatc
     assert progress is not None and progress.done == progress.total == 40
 
 
+def test_entries_are_spread_over_replicas_and_each_stays_with_one(tmp_path: Path) -> None:
+    run, wanted = Run(tmp_path), {"simple_python": 6, "multi_turn_base": 2}
+    asked = recipe(wanted)
+    with fake_endpoint(run, perfect(list(wanted)), "0") as one, fake_endpoint(run, perfect(list(wanted)), "1") as two:
+        eval.bfcl.measure(asked, run)
+    first, second = ({body["messages"][0]["content"] for body in replica.requests} for replica in (one, two))
+    assert len(first) == len(second) == 4 and not first & second, "by entry: its later turns go where its first went"
+    assert len(one.requests) + len(two.requests) > 10
+    assert {c: f["correct"] for c, f in scores(run)["categories"].items()} == wanted
+
+
+def test_a_replica_that_dies_is_told_and_the_next_call_goes_on_with_the_others(tmp_path: Path) -> None:
+    run, truth = Run(tmp_path), perfect(["simple_python"])
+    with fake_endpoint(run, truth, "0"), fake_endpoint(run, truth, "1") as mortal:
+
+        def answer(body: dict[str, Any]) -> Any:
+            if len(mortal.requests) > 2:
+                mortal.stop_soon()
+            return truth(body)
+
+        mortal.answer = answer
+        with pytest.raises(JobError, match=rf"the server at {mortal.url} died while it was being measured"):
+            eval.bfcl.measure(recipe({"simple_python": 30}), run)
+        eval.bfcl.measure(recipe({"simple_python": 30}), run)
+    assert scores(run)["categories"]["simple_python"]["correct"] == 30
+
+
 def test_lies_and_breakage_score_nothing(tmp_path: Path) -> None:
     """AST categories get wrong answers; irrelevance gets server errors, broken JSON, cut calls and no usage."""
     run = Run(tmp_path)
@@ -220,6 +247,10 @@ def test_traps_are_named(tmp_path: Path) -> None:
         eval.bfcl.measure(recipe({"simple_python": 1}), run)
 
 
+NOTHING_TO_CALL = {"irrelevance": 0.42, "live_irrelevance": 0.57}
+"""Of entries that offer no tool that could be called: there even the wrong model is right."""
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("category", "ceiling"),
@@ -235,4 +266,5 @@ def test_ceilings(tmp_path: Path, category: str, ceiling: float, wrong: bool) ->
     run = Run(tmp_path)
     with fake_endpoint(run, perfect([category], wrong)):
         eval.bfcl.measure(recipe({category: None}), run)
-    assert round(100 * scores(run)["categories"][category]["accuracy"], 2) == (0 if wrong else ceiling)
+    expected = NOTHING_TO_CALL.get(category, 0.0) if wrong else ceiling
+    assert round(100 * scores(run)["categories"][category]["accuracy"], 2) == expected

@@ -35,7 +35,7 @@ BUDGETS = {
     "slurm.devcluster": 950,
     "data_recipes": 2420,
     "data_recipes.worlds": 6200,
-    "eval": 2950,
+    "eval": 2980,
 }
 
 # octupus.tokenizer is the one implementation of wire's Tokenizer protocol; wire itself must not know it.

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from octupus.config import Recipe
-from octupus.errors import ConfigError
-from octupus.runs import Progress, Run, Signs, StageState, publish_json
-from slurm import cluster, remote
+from octupus.errors import ConfigError, Lost
+from octupus.runs import Endpoint, Progress, Run, Signs, StageState, publish_json
+from slurm import cluster, remote, service
 from slurm.keeper import Keeper
 from slurm.ledger import Ledger, Submission
 from slurm.queue import Job, Queue, Silent
@@ -64,9 +64,9 @@ class FakeQueue(Queue):
 class Chain:
     """A run with stages that were submitted, and the keeper that watches it; sbatch only hands out numbers."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.run, self.queue = Run(folder / "small"), FakeQueue()
-        publish_json(self.run.path / "recipe.json", Frozen(recipe=RECIPE, cluster="devcluster", code="abc"))
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe = RECIPE) -> None:
+        self.run, self.queue, self.recipe = Run(folder / "small"), FakeQueue(), recipe
+        publish_json(self.run.path / "recipe.json", Frozen(recipe=recipe, cluster="devcluster", code="abc"))
         self.keeper = Keeper(self.run, self.queue, signs=Signs(patient=True))
         self.refused = ""
         numbers = itertools.count(1)
@@ -91,13 +91,13 @@ class Chain:
         for name in stages:
             step = next(s for s in remote.chain.CHAIN if s.name == name)
             before = [n for n in (*step.after, *step.beside) if n in ledger.newest]
-            remote.Remote(RECIPE, cluster.load("devcluster"), ledger, self.queue, self.keeper.jobs).send(
+            remote.Remote(self.recipe, cluster.load("devcluster"), ledger, self.queue, self.keeper.jobs).send(
                 Submission(
                     stage=name,
                     job_id="",
                     attempt=0,
                     cluster="devcluster",
-                    tasks=tuple(step.array(RECIPE)) if step.array else (),
+                    tasks=tuple(step.array(self.recipe)) if step.array else (),
                     links={n: ledger.newest[n].job_id for n in before},
                     until="score" if step.service else "",
                 )
@@ -310,6 +310,40 @@ def test_a_server_comes_back_while_somebody_needs_it_and_is_ended_afterwards(mad
     assert made.queue.signalled == ["4"], "gently: it drains and says that it is gone"
     made.queue.become("4", "COMPLETED")
     assert not made.keeper.step()
+
+
+def test_replicas_are_awaited_one_outlives_the_other_and_all_are_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = RECIPE.model_copy(update={"serve": RECIPE.serve.model_copy(update={"replicas": 2})})
+    made = Chain(tmp_path, monkeypatch, two)
+    made.submit("serve", "bfcl", "score")
+    assert Ledger(made.run).newest["serve"].tasks == ("replica0", "replica1")
+    made.begin("serve", "replica0")
+    made.begin("serve", "replica1")
+    looks = []
+
+    def looked(ids: Collection[str]) -> dict[str, Job]:
+        looks.append(len(made.run.endpoints()))
+        if len(looks) == 2:
+            made.run.publish_endpoint(
+                "0", Endpoint(url="http://x:1", model="m", instance="a", heartbeat_at=time.time())
+            )
+        if len(looks) == 4:
+            made.queue.become("1_1", "FAILED", reason="NonZeroExitCode")
+        return FakeQueue.jobs(made.queue, ids)
+
+    monkeypatch.setattr(made.queue, "jobs", looked)
+    service.await_endpoint(made.run, made.queue, poll_s=0)
+    assert looks == [0, 0, 1, 1], "until the other one has ended: one that runs will answer, and is waited for"
+    assert made.keeper.step() and made.id("serve") == "1", "nothing is started again while one of them answers"
+    made.queue.become("1_1", "PENDING", reason="Resources")
+    assert service.release(made.run, "score", made.queue) == "1"
+    assert made.queue.signalled == ["1_0"] and made.queue.cancelled == ["1_1"] and "1_1" in Ledger(made.run).ended
+    made.queue.become("1_0", "COMPLETED")
+    made.run.withdraw_endpoint("0")
+    with pytest.raises(Lost, match=r"server's job 1 ended: .*CANCELLED.*no endpoint is up"):
+        service.await_endpoint(made.run, made.queue, poll_s=0)
 
 
 def test_a_server_that_nobody_asked_for_an_hour_comes_back_for_those_who_still_wait(made: Chain) -> None:
