@@ -243,7 +243,8 @@ class Remote:
         made = cluster.slurm_parameters(self.where, self.recipe, last.stage, values, links)
         made.pop("map_count", None)
         nodes = ",".join(filter(None, [made.get("exclude"), exclude]))
-        return {**made, **({"exclude": nodes} if nodes else {})}
+        named = {"job_name": f"{self.run.name}-{last.stage}"}  # two runs of a recipe are told apart in squeue
+        return {**made, **named, **({"exclude": nodes} if nodes else {})}
 
 
 def dependency(steps: Sequence[Step], stage: str, links: Mapping[str, str]) -> str | None:

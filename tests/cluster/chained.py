@@ -54,7 +54,7 @@ executor: slurm
 device: cpu
 env: {OMP_NUM_THREADS: "1", DS_ACCELERATOR: cpu}
 keeper: {partition: cpu, memory_gb: 1, time_min: 60}
-watch: {every_s: 2, stale_s: 45}
+watch: {every_s: 2, stale_s: STALE_S}
 """
 SKEWED = """#!/bin/sh
 # One stage's clock goes ten minutes ahead; everybody else's is right.
@@ -95,10 +95,11 @@ class Checkout:
         path.chmod(mode)
         return path
 
-    def cluster(self, name: str, more: str = "", **defaults: str | int) -> str:
+    def cluster(self, name: str, more: str = "", stale_s: int = 45, **defaults: str | int) -> str:
         """A cluster file: :data:`BASE` with other ``defaults``, and ``more`` lines of YAML."""
+        base = BASE.replace("STALE_S", str(stale_s))
         values = {"partition": "gpu", "time_min": 30, "memory_gb": 4, "cpus": 1, "signal_delay_s": 5, **defaults}
-        text = f"{BASE}defaults: {json.dumps(values)}\n{more}"
+        text = f"{base}defaults: {json.dumps(values)}\n{more}"
         self.write(f"slurm/clusters/{name}.yaml", text)
         return name
 

@@ -72,7 +72,9 @@ def requeued(scene: Scene) -> str:
 def time_limit(scene: Scene) -> str:
     """Its warning is heeded, but for the third time: then the job is deaf, and Slurm kills it."""
     minutes = scene.prepared.minutes("stage1") + 1  # the warning comes up to half a minute early: leave time to start
-    chain = scene.chain(cluster=scene.checkout.cluster("limited", exclude=OTHERS, time_min=minutes, signal_delay_s=1))
+    # Ranks are held until the limit, and give no sign of life meanwhile: nobody is to take them for hung.
+    limits = {"time_min": minutes, "signal_delay_s": 1, "stale_s": 60 * minutes + 300}
+    chain = scene.chain(cluster=scene.checkout.cluster("limited", exclude=OTHERS, **limits))
     chain.submit("stage1", "stage2")
     job_id, warned = "", []
     for number in range(1, scene.limits + 1):
