@@ -215,7 +215,8 @@ class Normal:
         self._logic.step(parts[0], len(values))
         kept, marks = [], set[Mark]()
         for value in values:
-            admitting = [shape for shape in shapes if self.admits(shape, value)]
+            kinds = (None, kind := keywords.type_of(value), "integer" if kind == "number" else kind)
+            admitting = [shape for shape in shapes if shape.type in kinds and self.admits(shape, value)]
             if admitting:
                 kept.append(value)
                 marks |= set().union(*(s.marks for s in admitting if s.type in ("array", "object")))
@@ -247,7 +248,7 @@ class Normal:
         if kind != ("number" if node.type == "integer" else node.type):
             return False
         facets = [{k: v for k, v in at.schema.items() if k in keywords.SCALAR_FACETS} for at in node.parts]
-        integer = {"type": "integer"} if node.type == "integer" else True
-        return not any(validate(schema, value) for schema in (*facets, integer)) and not (
+        integer = {"type": "integer"} if node.type == "integer" else {}
+        return not any(validate(schema, value) for schema in (*facets, integer) if schema) and not (
             isinstance(node.enum, Excluding) and as_bytes(canonical_json(value)[1:-1]) in node.enum.texts
         )

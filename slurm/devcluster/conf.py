@@ -86,7 +86,7 @@ def slurm_conf(layout: Layout, options: Options, place: Place) -> str:
         "MpiDefault=none",
         "MailProg=/bin/true",
         "SlurmdParameters=config_overrides",
-        "ReturnToService=2",
+        "ReturnToService=1",  # the default of most sites: a node that a person set down stays down
         "GresTypes=gpu",
         f"StateSaveLocation={short}/state",
         f"SlurmdSpoolDir={short}/spool/%n",

@@ -16,7 +16,7 @@ from slurm.devcluster.layout import ROOT
 from tests.cluster.slurm_view import Here, job_state, signal_all, told, until
 
 STEPS = 24
-PREPARED, TRAINED = ("surgery", "teacher", "data"), ("stage1", "stage2")
+PREPARED, TRAINED = ("surgery", "teacher", "merge", "data"), ("stage1", "stage2")
 ROOMS = ("octupus", "slurm", "data_recipes", "eval")
 TINY = f"""
 model:
