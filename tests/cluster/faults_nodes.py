@@ -95,9 +95,11 @@ def forgotten(scene: Scene) -> str:
         slurm("scontrol", "reconfigure")
     scene.happened(f"Slurm knows no job {old}")
     aside.rename(shards)
-    chain.submit("stage2")
+    said = chain.submit("stage2", fails=True)
+    assert f"stage1 was submitted as job {old} and has not succeeded" in said and not chain.jobs("stage2")
+    chain.submit("stage1", "stage2")
     (waiting,) = chain.jobs("stage2")
     assert len(chain.jobs("stage1")) == 2 and f"afterok:{chain.jobs('stage1')[1]}" in job(waiting)["Dependency"]
     chain.done("stage1", "stage2")
     chain.same_as(scene.prepared, "stage1", "stage2")
-    return "not taken for a success: run again, stage 2 linked to the new job"
+    return "not taken for a success: refused with the reason; asked for, run again, stage 2 linked to the new job"

@@ -135,16 +135,6 @@ def environment(pid: int) -> dict[str, str]:
     return dict(pair.partition("=")[::2] for pair in raw.split("\0") if "=" in pair)
 
 
-def waits_with(pid: int, number: signal.Signals) -> bool:
-    """Whether a signal has been sent to a (stopped) process and not been taken yet."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return False
-    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
-    return any(mask >> (number - 1) & 1 for mask in masks)
-
-
 def dead(pids: Iterable[int]) -> bool:
     return all(started(pid) is None for pid in pids)
 
