@@ -342,6 +342,7 @@ def main() -> None:
     for name in options.parts or PARTS:
         print(f"== {name}: {(PARTS[name].__doc__ or '').splitlines()[0]}", flush=True)
         figures |= PARTS[name](bench)
+        gc.collect()  # what one part has left is not to interrupt the next one
     print(json.dumps(figures))
 
 
