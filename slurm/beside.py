@@ -48,7 +48,7 @@ def served(command: Sequence[str], run: Run, replica: str, log: Path, timeout_s:
             stdout=stream,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
     try:
         deadline = time.monotonic() + timeout_s
@@ -64,5 +64,6 @@ def served(command: Sequence[str], run: Run, replica: str, log: Path, timeout_s:
         run.withdraw_endpoint(replica)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have this process told to end when its parent ends, however that is."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -14,6 +14,7 @@ from eval.endpoint import BEFORE
 from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError, OctupusError
 from octupus.runs import Run
+from slurm.apart import run_apart
 from slurm.beside import serve_command, served
 from slurm.inside import slurm_id
 from slurm.stage import StageJob, frozen, model_to_serve, place
@@ -123,15 +124,20 @@ class ServeJob(StageJob):
     """Serves the newest finished model until it is told to stop; as a task of an array, one replica of several."""
 
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
-        from octupus.serve import app
-
         model = model_to_serve(recipe, run)
         print(f"serving {model}", flush=True)
-        replica = self.task.removeprefix("replica") or "0"
-        ended_by = app.run(on_a_free_port(recipe) if slurm_id() else recipe, run, model, replica)
-        if ended_by == signal.SIGUSR2 and slurm_id():
+        if not slurm_id():
+            serve_in(run, recipe, model)
+        elif run_apart(serve_in, run, on_a_free_port(recipe), model, self.task) == signal.SIGUSR2:
             signal.raise_signal(signal.SIGUSR2)  # the time limit, or preemption: submitit has it requeued
         return {"model": str(model.relative_to(run.path)) if model.is_relative_to(run.path) else str(model)}
+
+
+def serve_in(run: Run, recipe: Recipe, model: Path, task: str = "") -> int:
+    """Serve until a signal ends it, whose number this is."""
+    from octupus.serve import app
+
+    return app.run(recipe, run, model, task.removeprefix("replica") or "0")
 
 
 def on_a_free_port(recipe: Recipe) -> Recipe:

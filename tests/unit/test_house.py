@@ -31,7 +31,7 @@ BUDGETS = {
     "octupus.serve": 3100,
     "octupus.train": 1550,
     "octupus.teacher": 1950,
-    "slurm": 5550,
+    "slurm": 5650,
     "slurm.devcluster": 950,
     "data_recipes": 2420,
     "data_recipes.worlds": 6200,
