@@ -38,10 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         wire, tokenizer = load_wire(options.tokenizer, options.dialect)
         constraint = Constraint(Vocabulary.from_tokenizer(tokenizer), ConstraintSection(backend=options.backend))
-        answer = _read(options.answer)
-        if not isinstance(answer, dict):
-            raise ConfigError(f"{options.answer}: expected an object with content, tool_calls or both")
-        lines = explain(wire, constraint, _tools(_read(options.tools), options.tools), answer)
+        tools, answer = _tools(_read(options.tools), options.tools), _read(options.answer)
+        calls = answer.get("tool_calls") or [] if isinstance(answer, dict) else None
+        if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+            raise ConfigError(
+                f"{options.answer}: expected an object with content, tool_calls (a list of calls) or both"
+            )
+        lines = explain(wire, constraint, tools, answer)
         legal = True
         for line, ok in lines:
             print(line)
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OctupusError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except (ValidationError, KeyError, TypeError) as error:
+    except (ValidationError, KeyError, TypeError, AttributeError) as error:
         print(f"{options.answer}: not an assistant message in OpenAI's form: {error}", file=sys.stderr)
         return 2
 
@@ -113,6 +116,8 @@ def _text(constraint: Constraint, token: int) -> str:
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ConfigError(f"cannot read {path}: nested too deeply") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
 

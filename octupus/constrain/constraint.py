@@ -13,7 +13,7 @@ from octupus.constrain.automaton import Automaton, State
 from octupus.constrain.call import CallState, Position
 from octupus.constrain.figures import Figures
 from octupus.constrain.grammar import Grammar
-from octupus.constrain.guidance import Guidance, Place, Session, lark
+from octupus.constrain.guidance import Guidance, lark
 from octupus.constrain.kept import Kept
 from octupus.constrain.nodes import as_bytes, literals
 from octupus.constrain.plan import Plan, compile_schema
@@ -112,8 +112,7 @@ class Constraint:
         """The start of a value that obeys ``schema``, between two fixed texts."""
         plan = self.plan(schema, arguments=arguments)
         if plan.authority == "llguidance":
-            grammar = lark(plan.node, head, tail, self.options.whitespace)
-            return Place(Session(self._guidance, self._guidance.matcher(grammar)))
+            return self._guidance.start(lark(plan.node, head, tail, self.options.whitespace))
         any_space = self.options.whitespace == "any"
         before, after = as_bytes(head), as_bytes(tail)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from functools import cached_property
-from typing import Any, ClassVar
+from math import lcm
+from typing import Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
 import llguidance
@@ -16,27 +18,42 @@ from llguidance import LLMatcher, LLTokenizer
 from octupus.constrain.keywords import NUMERIC
 from octupus.constrain.lexing import MAX_DIGITS
 from octupus.constrain.nodes import Excluding, Node
-from octupus.constrain.vocabulary import Mask, Vocabulary
+from octupus.constrain.reading import BEGIN, Reading
+from octupus.constrain.vocabulary import Mask, Vocabulary, crossing
+from octupus.constrain.walk import closing
 from octupus.errors import ConstraintError
 
 BY_GUIDANCE = NUMERIC | {"pattern", "format", "patternProperties", "enum"}
 """What llguidance enforces of that which lm-format-enforcer's grammar leaves out."""
 _FACETS = {"string": frozenset({"pattern", "format"}), "number": NUMERIC, "integer": NUMERIC}
+MAX_PATTERNS, MAX_STEP = 3, 10_000
+"""Of one value: patterns, and what it must be a multiple of (its decimals left out)."""
 _SPACING = {
     "canonical": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
     "any": {"whitespace_flexible": True},
 }
 
 
-def lark(root: Node, head: str, tail: str, whitespace: str) -> str:
-    """A grammar in llguidance's language: ``head``, JSON that obeys ``root``, ``tail``.
+class Lark(NamedTuple):
+    """A grammar in llguidance's language."""
+
+    text: str
+    free_keys: bool
+    """Whether an object takes keys that it does not declare: llguidance would let them be written with escapes, so past
+    what is declared of them, and twice."""
+
+
+def lark(root: Node, head: str, tail: str, whitespace: str) -> Lark:
+    """The grammar of ``head``, JSON that obeys ``root``, ``tail``.
 
     Raises:
         ConstraintError: the schema holds what cannot be said there.
     """
-    schema = {**_Schema(root).whole, "x-guidance": _SPACING[whitespace]}
+    said = _Schema(root)
+    schema = {**said.whole, "x-guidance": _SPACING[whitespace]}
     texts = [json.dumps(text, ensure_ascii=False) for text in (head, tail)]
-    return f"start: {texts[0] if head else ''} json {texts[1] if tail else ''}\njson: %json {json.dumps(schema)}\n"
+    text = f"start: {texts[0] if head else ''} json {texts[1] if tail else ''}\njson: %json {json.dumps(schema)}\n"
+    return Lark(text, said.free_keys)
 
 
 class _Schema:
@@ -46,10 +63,16 @@ class _Schema:
         self._names: dict[Node, str] = {}
         self._defs: dict[str, Any] = {}
         self._left: list[Node] = []
+        self.free_keys = False
+        self._escaped: Node | None = None
+        """An object that declares a key which is written with an escape."""
         self.whole: dict[str, Any] = {**self._ref(root), "$defs": self._defs}
         while self._left:
             node = self._left.pop()
             self._defs[self._names[node]] = self._of(node)
+        if self.free_keys and self._escaped is not None:
+            pointer = self._escaped.parts[0].pointer
+            raise ConstraintError("a key with escapes beside free ones", pointer=pointer, keyword="properties")
 
     def _ref(self, node: Node | None) -> dict[str, Any]:
         assert node is not None
@@ -70,6 +93,7 @@ class _Schema:
             made |= {k: v for k, v in (("minLength", node.minLength), ("maxLength", node.maxLength)) if v is not None}
             facets = [{k: v} for at in node.parts for k, v in at.schema.items() if k in _FACETS[node.type]]
             unique = {json.dumps(facet, sort_keys=True): facet for facet in facets}
+            _bounded(node, unique.values())
             return (
                 {"allOf": [made, *unique.values()]} if len(unique) > 1 else {**made, **next(iter(unique.values()), {})}
             )
@@ -83,10 +107,28 @@ class _Schema:
         made["required"] = [texts[name] for name in node.required]
         made["patternProperties"] = {pattern: self._ref(inner) for pattern, inner in node.patterns.items()}
         additional = node.properties.additional
+        self.free_keys = self.free_keys or additional is not None or bool(node.patterns)
+        if any("\\" in name for name in node.properties):
+            self._escaped = node
         made["additionalProperties"] = False if additional is None else self._ref(additional)
         made |= {"minProperties": node.min_properties} if node.min_properties else {}
         made |= {"maxProperties": node.max_properties} if node.max_properties is not None else {}
         return made
+
+
+def _bounded(node: Node, facets: Iterable[dict[str, Any]]) -> None:
+    """Refuse what llguidance takes seconds for, or what its grammar makes narrower than the schema."""
+    facets = list(facets)
+    if sum("pattern" in facet for facet in facets) > MAX_PATTERNS:
+        reason = f"more than {MAX_PATTERNS} patterns for one string"
+        raise ConstraintError(reason, pointer=node.parts[0].pointer, keyword="pattern")
+    steps = [Fraction(str(facet["multipleOf"])) for facet in facets if "multipleOf" in facet]
+    if steps and lcm(*(step.numerator for step in steps)) > MAX_STEP:
+        raise ConstraintError(f"a step over {MAX_STEP}", pointer=node.parts[0].pointer, keyword="multipleOf")
+    least = [v for facet in facets for k, v in facet.items() if k in ("minimum", "exclusiveMinimum")]
+    if steps and max(least, default=-1) < 0:
+        reason = "of negative numbers no multiples can be generated; with a minimum of 0 or more this can be enforced"
+        raise ConstraintError(reason, pointer=node.parts[0].pointer, keyword="multipleOf")
 
 
 def _plain(text: str) -> str:
@@ -127,6 +169,18 @@ class Guidance:
     def usable(self) -> Mask:
         return self._starting(bytes(range(256)))
 
+    @cached_property
+    def unescaped(self) -> Mask:
+        """All but tokens that hold a backslash."""
+        found = [id for id, text in enumerate(self.vocabulary.tokens) if text is not None and b"\\" not in text]
+        return self.vocabulary.pack(found)
+
+    @cached_property
+    def within_keys(self) -> Mask:
+        """All but tokens that hold more than one of a key, what stands before it and what stands behind it."""
+        found = [id for id, text in enumerate(self.vocabulary.tokens) if text is not None and not crossing(text)]
+        return self.vocabulary.pack(found)
+
     def tokenizer(self) -> LLTokenizer:
         if self.vocabulary.encode is None:
             raise ConstraintError("llguidance needs a vocabulary that can encode text: make it with from_tokenizer")
@@ -135,16 +189,16 @@ class Guidance:
                 self._tokenizer = LLTokenizer(llguidance.TokenizerWrapper(_Tokens(self.vocabulary)))
             return self._tokenizer
 
-    def matcher(self, grammar: str) -> LLMatcher:
-        """A matcher at its start.
+    def start(self, grammar: Lark) -> Place:
+        """The start of a text of this grammar.
 
         Raises:
             ConstraintError: llguidance refuses the grammar.
         """
-        matcher = LLMatcher(self.tokenizer(), grammar, log_level=0)
+        matcher = LLMatcher(self.tokenizer(), grammar.text, log_level=0)
         if matcher.is_error():
             raise ConstraintError(matcher.get_error().splitlines()[0])
-        return matcher
+        return Place(Session(self, matcher, grammar.free_keys))
 
 
 class _Tokens:
@@ -166,13 +220,13 @@ class _Tokens:
         return self._vocabulary.encode(text)
 
 
-def check(grammar: str) -> None:
+def check(grammar: Lark) -> None:
     """Refuse what llguidance cannot compile.
 
     Raises:
         ConstraintError: with llguidance's reason.
     """
-    failed, messages = LLMatcher.validate_grammar_with_warnings(grammar)
+    failed, messages = LLMatcher.validate_grammar_with_warnings(grammar.text)
     if failed:
         raise ConstraintError(_reason(messages))
 
@@ -184,8 +238,8 @@ def _reason(messages: Sequence[str] | Iterable[str]) -> str:
 class Session:
     """One text of one request: a matcher, which goes back and forth between the positions that refer to it."""
 
-    def __init__(self, guidance: Guidance, matcher: LLMatcher) -> None:
-        self.guidance, self.matcher = guidance, matcher
+    def __init__(self, guidance: Guidance, matcher: LLMatcher, free_keys: bool) -> None:
+        self.guidance, self.matcher, self.free_keys = guidance, matcher, free_keys
         self.depth = 0
 
     def seek(self, depth: int) -> LLMatcher:
@@ -199,11 +253,10 @@ class Session:
 class Place:
     """Where a text stands under llguidance; of one request only."""
 
-    __slots__ = ("_depth", "_inside", "_run", "_session")
+    __slots__ = ("_depth", "_reading", "_session")
 
-    def __init__(self, session: Session, depth: int = 0, inside: str = "", run: int = 0) -> None:
-        self._session, self._depth = session, depth
-        self._inside, self._run = inside, run
+    def __init__(self, session: Session, depth: int = 0, reading: Reading = BEGIN) -> None:
+        self._session, self._depth, self._reading = session, depth, reading
 
     @property
     def ended(self) -> bool:
@@ -228,8 +281,25 @@ class Place:
         found = np.frombuffer(matcher.compute_bitmask(), np.int32)[: guidance.vocabulary.words] & guidance.usable
         if matcher.is_error():
             raise ConstraintError(_reason([matcher.get_error()]))
-        if not self._inside and self._run:
-            found &= guidance.letters if self._run < MAX_DIGITS else guidance.letters & guidance.digits
+        reading = self._reading
+        if not reading.inside and reading.run:
+            found &= guidance.letters
+            if reading.run >= MAX_DIGITS and (found & guidance.digits).any():  # a multiple may need one more
+                found &= guidance.digits
+        return self._with_new_keys(found) if self._session.free_keys else found
+
+    def _with_new_keys(self, found: Mask) -> Mask:
+        """Of these tokens those that write a key as it is, and none that is there already."""
+        guidance, reading = self._session.guidance, self._reading
+        if guidance.vocabulary.crosses_keys:
+            found &= guidance.within_keys
+        if reading.key is None:
+            return found
+        found &= guidance.unescaped
+        for used in (reading.used[-1] if reading.used else None) or ():
+            if used.startswith(reading.key):
+                ids = closing(guidance.vocabulary.trie, used[len(reading.key) :].decode("latin-1"))
+                found &= ~guidance.vocabulary.pack(sorted(ids))
         return found
 
     def forced(self) -> tuple[bytes, bool]:
@@ -244,10 +314,5 @@ class Place:
             return None
         self._session.matcher.consume_token(token)
         self._session.depth = self._depth + 1
-        inside, run = self._inside, self._run
-        for byte in self._session.guidance.vocabulary.tokens[token] or b"":
-            if inside:
-                inside = "" if byte == 0x22 and inside == '"' else "\\" if byte == 0x5C and inside == '"' else '"'
-            else:
-                inside, run = '"' if byte == 0x22 else "", run + 1 if 0x30 <= byte <= 0x39 else 0
-        return Place(self._session, self._depth + 1, inside, run)
+        data = self._session.guidance.vocabulary.tokens[token] or b""
+        return Place(self._session, self._depth + 1, self._reading.after(data))

@@ -6,11 +6,11 @@ from typing import Any
 
 from octupus.constrain.logic import EXCLUDE
 from octupus.constrain.schema import Location
-from octupus.constrain.validate import validate
+from octupus.constrain.validate import matches
 from octupus.wire.messages import canonical_json
 
 NUMERIC = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
-SCALAR_FACETS = NUMERIC | {"pattern", "minLength", "maxLength"}
+SCALAR_FACETS = NUMERIC | {"pattern", "minLength", "maxLength", "format"}
 FORMATS = frozenset({"date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
 """Formats that the second authority implements; any other is always an annotation."""
 OPEN = ("additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames")
@@ -84,7 +84,7 @@ def bounds(parts: tuple[Location, ...], low: str, high: str) -> tuple[int | None
 def property_of(at: Location, name: str) -> list[Location]:
     """What a subschema says of the property ``name``."""
     found = [at.under("properties", name)] if name in at.schema.get("properties", {}) else []
-    patterns = [p for p in at.schema.get("patternProperties", {}) if not validate({"pattern": p}, name)]
+    patterns = [p for p in at.schema.get("patternProperties", {}) if matches(p).admits(name)]
     found += [at.under("patternProperties", pattern) for pattern in patterns]
     return found or ([at.under("additionalProperties")] if "additionalProperties" in at.schema else [])
 

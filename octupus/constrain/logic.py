@@ -260,10 +260,10 @@ def _opposites(keyword: str, value: object) -> Iterator[dict[Any, object]]:
         yield {"type": [t for t in TYPES if t not in named and not (t == "number" and "integer" in named)]}
     elif keyword in ("enum", "const"):
         yield {EXCLUDE: value if keyword == "enum" else [value]}
-    elif keyword in _BOUNDS and isinstance(value, int):
+    elif keyword in _BOUNDS and isinstance(value, int | float):
         kind, opposite, offset = _BOUNDS[keyword]
-        if value + offset >= 0:
-            yield {"type": kind, opposite: value + offset}
+        if int(value) + offset >= 0:
+            yield {"type": kind, opposite: int(value) + offset}
     elif keyword in _NUMBERS:
         yield {"type": "number", _NUMBERS[keyword]: value}
     elif keyword == "required" and isinstance(value, list):

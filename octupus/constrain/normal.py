@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 from octupus.constrain import keywords
 from octupus.constrain.logic import EXCLUDE, TYPES, Alternative, Logic, Mark
 from octupus.constrain.nodes import Excluding, Node, absorbed, as_bytes, literals, prune
 from octupus.constrain.schema import Document, Location
-from octupus.constrain.validate import validate
+from octupus.constrain.validate import Validator
 from octupus.errors import ConstraintError, Unsatisfiable
 from octupus.wire.messages import canonical_json
 
 MAX_ENUM = 1024
 """Values of one enum; larger ones are left to the second authority."""
 
+_ROOT = "urn:octupus:schema"
 MAX_DEEP = 8
 """Questions whether two alternatives exclude each other, asked inside one another; more count as not known."""
 
@@ -36,16 +38,22 @@ class Normal:
         self.document = Document(schema)
         self._logic = Logic(self.document, self._disjoint)
         self._closed = closed
-        self._nodes: dict[frozenset[str], Node] = {}
+        self._nodes: dict[tuple[bool, frozenset[str]], Node] = {}
         self._goals: dict[Node, tuple[Location, ...]] = {}
         self._working: set[Node] = set()
+        self._validators: dict[str, Validator] = {}
         self._deep = 0
+        self._dead: set[Node] = set()
+        """Objects that must hold more properties than they can."""
         self.keywords: set[Mark] = set()
         """(pointer, keyword) of every assertion met."""
         self._arguments = self.document.root.instead({"type": "object"}, "arguments")
         self.root = self._node((self.document.root, *([self._arguments] if arguments else [])))
         try:
             productive = self._productive(self.root)
+            while short := {node for node in productive if _too_few(node, productive)}:
+                self._dead |= short
+                productive = self._productive(self.root)
         except RecursionError as error:
             pointer = self._logic.at.pointer
             raise ConstraintError("references lead into one another too deeply", pointer=pointer) from error
@@ -59,7 +67,7 @@ class Normal:
         self.size = len(nodes)
 
     def _node(self, goal: tuple[Location, ...]) -> Node:
-        key = frozenset(at.key for at in goal if at.schema is not True)
+        key = self._closed, frozenset(at.key for at in goal if at.schema is not True)
         node = self._nodes.get(key)
         if node is None:
             self._logic.step(goal[0] if goal else self.document.root, 4)
@@ -94,7 +102,8 @@ class Normal:
         """The nodes below ``root`` that some finite value satisfies; those being filled in count as such."""
         found: set[Node] = set()
         waiting: defaultdict[Node, list[tuple[Node, Iterator[Node]]]] = defaultdict(list)
-        ready = [(node, needs) for node in self._below(root) for needs in self._needs(node)]
+        below = (node for node in self._below(root) if node not in self._dead)
+        ready = [(node, needs) for node in below for needs in self._needs(node)]
         while ready:
             node, needs = ready.pop()
             lacking = next((n for n in needs if n not in found), None)
@@ -119,12 +128,15 @@ class Normal:
             yield (node.properties[name] for name in node.required)
 
     def _disjoint(self, goal: tuple[Location, ...]) -> bool:
+        """As the schema says it: of a value that a closed object forbids, two branches may hold all the same."""
         self._logic.step(goal[0], 8)
         if self._deep == MAX_DEEP:
             return False
         self._deep += 1
+        closed, self._closed = self._closed, False
         node = self._node(goal)
         disjoint = node not in self._productive(node)
+        self._closed = closed
         self._deep -= 1
         return disjoint
 
@@ -182,6 +194,8 @@ class Normal:
         needed = dict.fromkeys(n for at in parts for n in at.schema.get("required", []))
         names = dict.fromkeys(n for at in parts for n in at.schema.get("properties", {}))
         # An inner object that declares no property is a free one; a function that declares none takes no arguments.
+        if parts:
+            self._logic.step(parts[0], (len(names) + 4 * len(needed)) * len(parts) // 4)
         declares = names or (
             any(at is self._arguments for at in parts) and any("properties" in at.schema for at in parts)
         )
@@ -195,15 +209,15 @@ class Normal:
                     return []
             else:
                 node.properties[text] = self._node(tuple(goal))
-        node.required = [text for n in needed if (text := as_bytes(canonical_json(n)[1:-1]))]
+        node.required = [as_bytes(canonical_json(name)[1:-1]) for name in needed]
         rest = [at.under("additionalProperties") for at in parts if "additionalProperties" in at.schema]
         if not shut and not any(at.schema is False for at in rest):
             node.properties.additional = self._node(tuple(rest))
-        for at in parts:
+        for at in (at for at in parts if "patternProperties" in at.schema):
             others = [
                 o.under("additionalProperties") for o in parts if o is not at and "additionalProperties" in o.schema
             ]
-            for pattern in at.schema.get("patternProperties", {}):
+            for pattern in at.schema["patternProperties"]:
                 node.patterns[pattern] = self._node((at.under("patternProperties", pattern), *others))
         node.forbidden |= frozenset(node.properties)
         if not node.properties.additional:
@@ -211,27 +225,41 @@ class Normal:
         return [node] if most is None or max(node.min_properties, len(needed)) <= most else []
 
     def _literals(self, values: list[Any], shapes: list[Node], parts: tuple[Location, ...]) -> list[Node]:
-        """Of ``values`` those that a shape admits; what a shape leaves out stays marked."""
+        """Of ``values`` those that a shape and, of lists and objects, the validator admits."""
         self._logic.step(parts[0], len(values))
         kept, marks = [], set[Mark]()
         for value in values:
             kinds = (None, kind := keywords.type_of(value), "integer" if kind == "number" else kind)
             admitting = [shape for shape in shapes if shape.type in kinds and self.admits(shape, value)]
+            nested = isinstance(value, list | dict)
+            if admitting and nested and any(n.marks or n.patterns for s in admitting for n in self._below(s)):
+                if any(at.key != at.pointer for at in parts):
+                    marks.add((parts[0].pointer, "not"))  # one of them is made up: the validator does not know it
+                if not all(self._validator(at).admits(value) for at in parts if at.key == at.pointer):
+                    continue
             if admitting:
                 kept.append(value)
-                marks |= set().union(*(s.marks for s in admitting if s.type in ("array", "object")))
         if len(kept) > MAX_ENUM:
             marks.add((parts[0].pointer, "enum"))
         node = literals(text for value in kept for text in keywords.spellings(value))
         node.marks = frozenset(marks)
         return [node] if kept else []
 
+    def _validator(self, at: Location) -> Validator:
+        """Judges values by one of the document's subschemas."""
+        if at.key not in self._validators:
+            root = self.document.root
+            inside = {"$ref": f"{root.base or _ROOT}#{quote(at.pointer)}", "$defs": {"": {"$id": _ROOT, **root.schema}}}
+            self._validators[at.key] = Validator(inside, formats=True)
+        return self._validators[at.key]
+
     def admits(self, node: Node, value: Any) -> bool:
         """Whether a value satisfies a node, what the node leaves out apart (of scalars nothing is left out)."""
         kind = keywords.type_of(value)
         if node.type is None:
             if node.enum:
-                return any(canonical_json(value).encode().decode("latin-1") == literal.text for literal in node.enum)
+                text = as_bytes(canonical_json(value))
+                return any(text == literal.text for literal in node.enum)
             return node in self._working or any(self.admits(a, value) for a in self._ready(node).anyOf)
         if kind == "array" == node.type:
             inner = [*node.prefix, *[node.rest] * len(value)][: len(value)]
@@ -249,6 +277,13 @@ class Normal:
             return False
         facets = [{k: v for k, v in at.schema.items() if k in keywords.SCALAR_FACETS} for at in node.parts]
         integer = {"type": "integer"} if node.type == "integer" else {}
-        return not any(validate(schema, value) for schema in (*facets, integer) if schema) and not (
+        return all(Validator(s, formats=True).admits(value) for s in (*facets, integer) if s) and not (
             isinstance(node.enum, Excluding) and as_bytes(canonical_json(value)[1:-1]) in node.enum.texts
         )
+
+
+def _too_few(node: Node, productive: set[Node]) -> bool:
+    """Whether an object cannot hold as many properties as it must."""
+    if node.type != "object" or node.properties.additional in productive:
+        return False
+    return sum(inner in productive for inner in node.properties.values()) < node.min_properties

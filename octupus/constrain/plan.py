@@ -109,7 +109,8 @@ def compile_schema(
             authority, left_out = "llguidance", {mark for mark in left_out if mark[1] not in BY_GUIDANCE}
         except ConstraintError as error:
             if options.backend == "llguidance" or options.on_unenforced == "refuse":
-                pointer, keyword = min(left_out, default=("", ""))
+                mine = (error.pointer, error.keyword)
+                pointer, keyword = mine if error.keyword else min(left_out, default=("", ""))
                 reason = f"llguidance cannot enforce this either ({error.reason})"
                 raise ConstraintError(reason, pointer=pointer, keyword=keyword) from error
     if left_out and options.on_unenforced == "refuse":

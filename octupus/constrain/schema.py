@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
+
+import jsonschema_rs
 
 from octupus.errors import ConstraintError
 
@@ -97,7 +100,7 @@ def _follow(at: Location, fragment: str) -> Location | None:
         else:
             return None
         tail, base = tail + escape(step), _base(base, place)
-    if not isinstance(place, dict | bool):
+    if not isinstance(place, dict | bool) or not jsonschema_rs.meta.is_valid(place):
         return None
     return Location(place, at.pointer + tail, base, at.key + tail)
 
@@ -118,6 +121,8 @@ def bounded(schema: Any) -> bool:
         if count > MAX_VALUES:
             raise ConstraintError(f"the schema holds more than {MAX_VALUES} values")
         stack += [(item, depth + 1) for item in inner if isinstance(item, dict | list)]
+        if any(isinstance(item, float) and not isfinite(item) for item in inner):
+            raise ConstraintError("the schema holds NaN or Infinity, which JSON does not know")
     return named
 
 

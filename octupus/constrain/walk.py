@@ -89,7 +89,7 @@ class Walk:
         least = max(0, (top.state.min_length or 0) - lex.length)
         banned: set[int] = set()
         for text in with_prefix(top.texts, lex.text) if lex.text is not None else ():
-            banned |= _closing(node, text[len(lex.text or "") :])
+            banned |= closing(node, text[len(lex.text or "") :])
         fits = range(least, table.longest + 1 if room is None else room + 1)
         self._tail(self._grammar.closed(branch), table.tail, fits, banned, False)
 
@@ -105,7 +105,7 @@ class Walk:
                     self._tail(after, child, fits, banned, opened or (is_object and byte in b"{,"))
 
 
-def _closing(node: Trie, text: str) -> set[int]:
+def closing(node: Trie, text: str) -> set[int]:
     """The tokens below ``node`` that close a string right behind ``text``."""
     at = node
     for char in text + '"':

@@ -26,7 +26,7 @@ ROOMS = {
 
 BUDGETS = {
     "octupus.wire": 1300,
-    "octupus.constrain": 3620,
+    "octupus.constrain": 3800,
     "octupus.data": 2240,
     "octupus.serve": 3100,
     "octupus.train": 1550,

@@ -42,11 +42,35 @@ def test_an_undeclared_argument_is_named_too(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    "answer", [[], {"tool_calls": [{"name": "get_weather", "arguments": "no json"}]}, {"tool_calls": [{}]}]
+    "answer",
+    [
+        [],
+        {"tool_calls": [{"name": "get_weather", "arguments": "no json"}]},
+        *({"tool_calls": calls} for calls in ([{}], ["x"], [None], {"a": 1}, [{"function": 1}])),
+    ],
 )
 def test_bad_input_gets_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], answer: Any) -> None:
     code, text = explained(tmp_path, capsys, answer)
     assert code == 2 and text.strip() and "Traceback" not in text
+
+
+def test_what_is_nested_without_end_gets_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deep: Any = 1
+    for _ in range(900):
+        deep = [deep]
+    code, text = explained(tmp_path, capsys, {"tool_calls": [{"name": "get_weather", "arguments": {"city": deep}}]})
+    assert code in (1, 2) and "Traceback" not in text and text.strip()
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    files = ["--tools", str(tmp_path / "tools.json"), "--answer", str(tmp_path / "deep.json")]
+    assert main(["--tokenizer", str(tiny_folder()), *files]) == 2
+    assert "deep.json: nested too deeply" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud800"])
+def test_a_tool_with_what_json_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str], value: Any) -> None:
+    tool = {"name": "f", "parameters": {"type": "object", "properties": {"x": {"const": value}}}}
+    code, text = explained(tmp_path, capsys, {"content": "x"}, [tool])
+    assert code in (1, 2) and "Traceback" not in text and text.strip()
 
 
 def test_a_schema_that_cannot_be_enforced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
