@@ -341,8 +341,9 @@ def main() -> None:
     figures: Figures = {"benchmark": "constrain", "versions": VERSIONS, "full": options.full}
     for name in options.parts or PARTS:
         print(f"== {name}: {(PARTS[name].__doc__ or '').splitlines()[0]}", flush=True)
+        gc.collect()
+        gc.freeze()  # the benchmark's own data, and what another part has left, are no part of a mask's time
         figures |= PARTS[name](bench)
-        gc.collect()  # what one part has left is not to interrupt the next one
     print(json.dumps(figures))
 
 
