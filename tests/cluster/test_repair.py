@@ -167,31 +167,6 @@ def test_an_administrator_requeues_and_what_waits_goes_on_waiting(made: Chain) -
     assert len(Ledger(made.run).submissions) == 2, "Slurm did it; the keeper had nothing to do"
 
 
-def test_ranks_of_a_node_given_up_for_dead_write_no_more(made: Chain) -> None:
-    made.submit("stage2")
-    made.holds("stage1", 5)
-    job = made.job("stage1")
-    assert job is not None
-    zombies = pids(made.run, "stage1")
-    assert len(zombies) == 2
-    node = made.run.stage("stage1").heartbeat()
-    assert node is not None
-    for pid in zombies:
-        os.kill(pid, signal.SIGSTOP)  # as a node does that hangs, and comes back later
-    subprocess.run(["scontrol", "update", f"nodename={node.host}", "state=down", "reason=test"], check=True)
-    try:
-        made.until(lambda: made.state("stage1").restart > 0 or made.state("stage1").attempt > 1, "not again", keep=True)
-        for pid in zombies:
-            os.kill(pid, signal.SIGCONT)
-        made.go()
-        made.keep()
-    finally:
-        subprocess.run(["scontrol", "update", f"nodename={node.host}", "state=resume"], check=True)
-    made.check_all_done()
-    wrote = {row["pid"] for row in made.events(stage="stage1", what="step") if row["step"] > 5}
-    assert not wrote & {*zombies}
-
-
 def test_a_job_whose_slurmstepd_is_gone_is_found_by_its_silence(made: Chain) -> None:
     made.submit("stage2")
     made.holds("stage1", 5)
