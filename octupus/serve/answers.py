@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from json.encoder import encode_basestring as quoted
+from json.encoder import encode_basestring
 from typing import Any
 
 from octupus.serve.engines import TokenLogprobs
@@ -55,9 +56,22 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
+_LINE_ENDS = re.compile("[\u0085\u2028\u2029]")
+
+
+def _in_one_line(text: str) -> str:
+    """JSON without what some clients take for the end of a line, in the middle of an event."""
+    return text if text.isascii() else _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def quoted(text: str) -> str:
+    """A JSON string."""
+    return _in_one_line(encode_basestring(text))
+
+
 def written(value: Any) -> str:
     """JSON as answers hold it: compact, and text as text, not as escapes."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _in_one_line(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def event(value: Any) -> bytes:

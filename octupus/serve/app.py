@@ -111,7 +111,8 @@ def _http_error(error: web.HTTPException, request: web.Request) -> ApiError:
 async def _authorised(request: web.Request, handler: Handler) -> web.StreamResponse:
     keys = request.app[SERVICE].settings.keys
     if keys and request.path not in OPEN_PATHS:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode(errors="surrogateescape")
+        scheme, _, word = request.headers.get("Authorization", "").partition(" ")
+        given = word.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
         if not any([hmac.compare_digest(given, key.encode()) for key in keys]):  # a list: every key is compared
             raise ApiError("no valid API key; send Authorization: Bearer KEY", status=401, code="invalid_api_key")
     return await handler(request)

@@ -17,6 +17,7 @@ from octupus.wire.messages import Message, ResponseFormat, Tool, ToolCall, ToolC
 MAX_DEPTH = 200
 """Nesting of a request's JSON: far above any schema in use, and below every recursion limit on the way."""
 MAX_TOOLS = 1024
+MAX_MESSAGES = 4096
 
 
 class _Open(BaseModel):
@@ -58,6 +59,8 @@ class MessageParam(_Open):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[list[Part] | None, BeforeValidator(_parts, str | list[Part] | None)] = None
     tool_calls: list[CallParam] | None = None
+    function_call: FunctionParam | None = None
+    """What tool_calls were called before."""
     tool_call_id: str | None = None
 
 
@@ -68,7 +71,7 @@ class StreamOptions(_Open):
 class ChatRequest(_Open):
     """The fields that change the answer, with OpenAI's ranges; null is the same as absent."""
 
-    messages: list[MessageParam] = Field(min_length=1)
+    messages: list[MessageParam] = Field(min_length=1, max_length=MAX_MESSAGES)
     model: str | None = None
     tools: list[dict[str, Any]] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: Any = None
@@ -267,12 +270,14 @@ def _tool(raw: dict[str, Any], where: str) -> Tool:
 
 
 def _choice(value: Any, names: list[str]) -> ToolChoice:
+    known = frozenset(names)
+
     def name_in(entry: Any) -> str:
         function = entry.get("function", entry) if isinstance(entry, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
         if not isinstance(name, str):
             refuse("tool_choice", 'a function is named as {"type": "function", "function": {"name": ...}}')
-        if name not in names:
+        if name not in known:
             refuse("tool_choice", f"no tool is named {name!r}; offered: {', '.join(names) or 'none'}")
         return name
 
@@ -307,10 +312,11 @@ def _response_format(value: Any) -> ResponseFormat:
 def _message(param: MessageParam) -> Message:
     """Roles that are other names for ours become ours. (Results are put in the order of their calls by the wire.)"""
     role: Any = {"developer": "system", "function": "tool"}.get(param.role, param.role)
+    older = [CallParam(function=param.function_call)] if param.function_call is not None else []
     return Message(
         role=role,
         content="\n".join(part.text or part.refusal or "" for part in param.content or ()),
-        tool_calls=tuple(_call(call) for call in param.tool_calls or ()) if role == "assistant" else (),
+        tool_calls=tuple(_call(call) for call in param.tool_calls or older) if role == "assistant" else (),
         tool_call_id=param.tool_call_id if role == "tool" else None,
     )
 

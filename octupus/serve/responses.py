@@ -21,7 +21,8 @@ NOTHING_KEPT: Mapping[str, tuple[Any, ...]] = {
 }
 HARMLESS = ("include", "reasoning", "truncation", "stream_options")
 """What clients send out of habit; none of it changes what this server does."""
-WORDS = {"messages": "input", "max_completion_tokens": "max_output_tokens", "response_format": "text.format"}
+WORDS = {"messages": "input", "response_format": "text.format"}
+WORDS |= dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_output_tokens")
 
 
 def to_chat(value: dict[str, Any]) -> dict[str, Any]:
@@ -33,6 +34,13 @@ def to_chat(value: dict[str, Any]) -> dict[str, Any]:
     for name, allowed in NOTHING_KEPT.items():
         if value.get(name) is not None and value[name] not in allowed:
             refuse(name, "this server keeps no state; send the whole conversation as input", "unsupported_value")
+    for name in sorted({*ChatRequest.model_fields} - {*SAME, "messages", "tools", "stream_options"}):
+        if value.get(name):
+            hint = f"; here it is {WORDS[name]}" if name in WORDS else ""
+            why = f"{name} is a field of chat completions that /v1/responses does not have{hint}"
+            refuse(name, why, "unsupported_parameter")
+    if not isinstance(value.get("text"), dict | None):
+        refuse("text", "expected an object")
     chat = {name: value[name] for name in SAME if name in value}
     known = {*NOTHING_KEPT, *HARMLESS, *ChatRequest.model_fields, *WORDS.values(), "instructions", "text"}
     chat |= {name: inner for name, inner in value.items() if name not in known}  # to be named as unknown, or as no-ops

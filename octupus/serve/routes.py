@@ -48,7 +48,7 @@ async def _answered(
     service = request.app[SERVICE]
     with service.working() as engine:
         body = await _body(request, service.section.request_timeout_s)
-        task = read_task(as_chat(read_json(body)))
+        task = await service.apart(len(body), lambda: read_task(as_chat(read_json(body))))
         fingerprint = "fp_" + service.wire.fingerprint.removeprefix("sha256:")[:12]
         identity = Identity(secrets.token_hex(12), int(time.time()), service.settings.model, fingerprint)
         jobs = await service.jobs(task, identity.id, len(body))
@@ -65,8 +65,8 @@ async def _answered(
                 return web.json_response(await answer.whole(), headers=headers, dumps=written)
             await answer.begin()  # what fails before the first token still gets an HTTP status
             response = web.StreamResponse(headers={**SSE, **headers, "X-Request-Id": request[REQUEST_ID]})
-            await response.prepare(request)
             with suppress(ConnectionResetError):  # the client is gone; leaving closes the stream and ends the work
+                await response.prepare(request)
                 await answer.write(response)
             return response
 

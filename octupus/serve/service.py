@@ -7,10 +7,11 @@ import concurrent.futures
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from aiohttp import web
 
@@ -25,8 +26,11 @@ from octupus.serve.stream import CallOpened, Job, run_turn
 from octupus.wire import ArgumentsDelta, CallGrammar, ContentDelta, Message, Tool, ToolChoice, Wire
 from octupus.wire.tokenizer import Tokenizer
 
+Made = TypeVar("Made")
 HEAVY_BYTES = 16_384
 """Requests above this size, or with schemas, are prepared in a thread: they must not hold up everybody's tokens."""
+LARGE_BYTES = 131_072
+"""Requests above this size share one thread, so that they wait for each other and nobody else for them."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Service:
         self.created = int(time.time())
         self.last_request = time.monotonic()
         self._constraint: Constraint | None = None
+        self._large = ThreadPoolExecutor(1, thread_name_prefix="large-requests")
         self._make_engine = make_engine
         self._working: set[asyncio.Task[object]] = set()
         self._empty = asyncio.Event()
@@ -179,7 +184,8 @@ class Service:
         """
         self.check_name(task.request.model)
         heavy = size > HEAVY_BYTES or bool(task.tools) or task.response_format.type == "json_schema"
-        prompt, grammar, plans, never = await asyncio.to_thread(self._prepare, task) if heavy else self._prepare(task)
+        size = max(size, HEAVY_BYTES + 1) if heavy else size
+        prompt, grammar, plans, never = await self.apart(size, lambda: self._prepare(task))
         limit = self._output_limit(task, len(prompt))
         if any(int(token) >= self.tokenizer.size for token in task.request.logit_bias or ()):
             refuse("logit_bias", f"token ids end at {self.tokenizer.size - 1}")
@@ -190,6 +196,13 @@ class Service:
             Job(self.wire, f"{request_id}-{index}", prompt, enforced, sampling, plans, stops, named, never)
             for index, sampling in enumerate(samplings)
         ]
+
+    async def apart(self, size: int, work: Callable[[], Made]) -> Made:
+        """Work on a request of ``size`` bytes: at once where it is small, else in a thread."""
+        if size <= HEAVY_BYTES:
+            return work()
+        pool = self._large if size > LARGE_BYTES else None
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     def _prepare(self, task: Task) -> tuple[list[int], CallGrammar, dict[str, Plan], tuple[str, ...]]:
         assert self._constraint is not None

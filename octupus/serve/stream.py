@@ -78,7 +78,9 @@ class StopMatcher:
         self.hit = False
 
     def feed(self, text: str) -> str:
-        """What can leave now; after a hit, what stood before it."""
+        """What can leave now: of a hit what stood before it, and nothing any more behind one."""
+        if self.hit:
+            return ""
         text = self._held + text
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:  # the one that is whole first, so that it does not depend on how the text is cut
@@ -239,6 +241,8 @@ async def _with_logprobs(turn: Turn, ids: Sequence[int], logprobs: Sequence[Toke
         if not turn.calling and turn.job.wire.tokenizer.token_bytes(id) is not None:
             out.append(Logprobs((entry,)))
         out += await turn.items([id])
+        if turn.stopped:
+            break
     return out
 
 

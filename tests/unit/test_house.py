@@ -28,7 +28,7 @@ BUDGETS = {
     "octupus.wire": 1300,
     "octupus.constrain": 3800,
     "octupus.data": 2240,
-    "octupus.serve": 3100,
+    "octupus.serve": 3160,
     "octupus.train": 1550,
     "octupus.teacher": 1950,
     "slurm": 5650,

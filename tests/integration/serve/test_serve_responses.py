@@ -102,11 +102,16 @@ def test_refusals_in_this_apis_words(server: Served) -> None:
         ({"max_output_tokens": 100_000}, "max_output_tokens"),
         ({"text": {"format": {"type": "xml"}}}, "text.format"),
         ({"store": True}, "store"),
+        ({"max_tokens": 2}, "max_output_tokens"),
+        ({"n": 3}, "n"),
+        ({"stop": ["x"]}, "stop"),
+        ({"top_logprobs": 5}, "top_logprobs"),
+        ({"text": "hello"}, "text"),
     ]
     for fields, param in cases:
         reply = httpx.post(server.url + "/responses", json={"input": "x", **fields})
         assert (reply.status_code, reply.json()["error"]["param"]) == (400, param), fields
-    reply = httpx.post(server.url + "/responses", json={"input": "x", "n": 3, "wizardry": 1, "user": "me"})
+    reply = httpx.post(server.url + "/responses", json={"input": "x", "n": None, "wizardry": 1, "user": "me"})
     assert reply.status_code == 200 and reply.headers["X-Octupus-Ignored"] == "wizardry"
     with pytest.raises(openai.BadRequestError):
         ask(server, "x", tools=[{"type": "function", "name": "f", "parameters": WEATHER | {"type": "frog"}}])
