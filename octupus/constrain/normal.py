@@ -229,6 +229,7 @@ class Normal:
         self._logic.step(parts[0], len(values))
         kept, marks = [], set[Mark]()
         for value in values:
+            as_bytes(canonical_json(value))  # a half character is refused here, as the schema's fault
             kinds = (None, kind := keywords.type_of(value), "integer" if kind == "number" else kind)
             admitting = [shape for shape in shapes if shape.type in kinds and self.admits(shape, value)]
             nested = isinstance(value, list | dict)
@@ -258,7 +259,7 @@ class Normal:
         kind = keywords.type_of(value)
         if node.type is None:
             if node.enum:
-                text = as_bytes(canonical_json(value))
+                text = _said(value)
                 return any(text == literal.text for literal in node.enum)
             return node in self._working or any(self.admits(a, value) for a in self._ready(node).anyOf)
         if kind == "array" == node.type:
@@ -278,8 +279,13 @@ class Normal:
         facets = [{k: v for k, v in at.schema.items() if k in keywords.SCALAR_FACETS} for at in node.parts]
         integer = {"type": "integer"} if node.type == "integer" else {}
         return all(Validator(s, formats=True).admits(value) for s in (*facets, integer) if s) and not (
-            isinstance(node.enum, Excluding) and as_bytes(canonical_json(value)[1:-1]) in node.enum.texts
+            isinstance(node.enum, Excluding) and _said(value)[1:-1] in node.enum.texts
         )
+
+
+def _said(value: Any) -> str:
+    """Its canonical JSON as bytes, one character each; UnicodeEncodeError where a value holds half a character."""
+    return canonical_json(value).encode().decode("latin-1")
 
 
 def _too_few(node: Node, productive: set[Node]) -> bool:

@@ -45,6 +45,8 @@ class Validator:
         found = []
         try:
             errors = self._validator.iter_errors(value)
+        except UnicodeEncodeError:
+            raise
         except ValueError:  # the validator's own limit
             return ["/: nested too deeply to be judged"]
         for error in errors:
