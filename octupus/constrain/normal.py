@@ -285,6 +285,8 @@ class Normal:
 
 def _said(value: Any) -> str:
     """Its canonical JSON as bytes, one character each; UnicodeEncodeError where a value holds half a character."""
+    if isinstance(value, str):
+        value.encode()  # so that the error says where in the text it stands
     return canonical_json(value).encode().decode("latin-1")
 
 
