@@ -1,7 +1,7 @@
 """A server in a process group of its own, beside the job's process, which hands it the signals that it gets.
 
-Slurm signals the whole group of a task. An engine's processes would end at once, in the middle of what the server is
-to finish first; apart from them only the server hears it, and drains.
+What is sent to the group reaches the server alone, which drains, and not its engine, which would end at once. Slurm may
+still signal every process of a step by itself; a job that was told to end has ended well all the same.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ def run_apart(work: Callable[..., int], *words: Any) -> int:
     process.start()
     sender.close()
     assert process.pid is not None
-    with _passing_on(process.pid):
+    with _passing_on(process.pid) as received:
         try:
             said = receiver.recv()
         except EOFError:
             said = None
         process.join()
+    if received and not isinstance(said, int):
+        return received[0]  # told to end, and it has: Slurm may have told its engine too, which ends first
     if isinstance(said, OctupusError):
         raise said
     if said is None:
@@ -60,10 +62,13 @@ def _work(sender: Connection, work: Callable[..., int], words: tuple[Any, ...]) 
 
 
 @contextmanager
-def _passing_on(pid: int) -> Iterator[None]:
+def _passing_on(pid: int) -> Iterator[list[int]]:
     """Signals go to that process while this lasts; one that has ended needs none."""
 
+    received = list[int]()
+
     def pass_on(number: int, frame: object) -> None:
+        received.append(number)
         try:
             os.kill(pid, number)
         except ProcessLookupError:
@@ -71,7 +76,7 @@ def _passing_on(pid: int) -> Iterator[None]:
 
     before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
