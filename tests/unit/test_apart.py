@@ -57,6 +57,25 @@ def test_only_the_server_hears_a_signal_to_the_group(tmp_path: Path, number: sig
     assert signal.getsignal(number) is before
 
 
+def end_at_once(folder: Path) -> int:
+    """A server whose engine heard the signal too: it dies of it."""
+    (folder / "pids").write_text(f"{os.getpid()}")
+    time.sleep(60)
+    return 0
+
+
+def test_a_server_that_dies_of_what_it_was_told_has_ended_well(tmp_path: Path) -> None:
+    def hit() -> None:
+        while not (tmp_path / "pids").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    hitting = threading.Thread(target=hit)
+    hitting.start()
+    assert run_apart(end_at_once, tmp_path) == signal.SIGTERM
+    hitting.join()
+
+
 def test_what_went_wrong_comes_back() -> None:
     with pytest.raises(ConfigError, match="port 8000 is taken"):
         run_apart(refuse)
