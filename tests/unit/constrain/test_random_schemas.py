@@ -104,4 +104,6 @@ def test_random_schemas() -> None:
 
 @pytest.mark.full
 def test_many_random_schemas() -> None:
-    print(tried(range(1_000, 6_000)))
+    count = tried(range(1_000, 6_000))
+    print(count)
+    assert count["ended lm-format-enforcer"] >= 5_000 and count["ended llguidance"] >= 1_000, count
