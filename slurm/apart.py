@@ -1,7 +1,8 @@
-"""A server in a process group of its own, beside the job's process, which hands it the signals that it gets.
+"""A server beside the job's process, which alone hears that it is to end, and tells the server, which drains.
 
-What is sent to the group reaches the server alone, which drains, and not its engine, which would end at once. Slurm may
-still signal every process of a step by itself; a job that was told to end has ended well all the same.
+Slurm signals every process of a step by itself, whatever its group, and an engine that hears SIGTERM ends in the middle
+of its requests. So a server is told to end by a signal that processes ignore unless they ask for it, and the one that
+announces a time limit or a preemption is ignored by the server and by what it starts.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from typing import Any
 from octupus.errors import Lost, OctupusError
 from slurm.beside import die_with_parent
 
-PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+WIND_DOWN = signal.SIGURG
+"""Asks a server's job to drain and end: ``scancel --signal=URG``."""
+PASSED_ON = (WIND_DOWN, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
 
 def run_apart(work: Callable[..., int], *words: Any) -> int:
-    """``work(*words)`` in such a process; what it returns.
+    """``work(*words)`` in a process of its own; the first signal that this one got meanwhile, or else what it returns.
 
     Raises:
         OctupusError: what it raised. Lost: it was killed, or ended without a word.
@@ -38,8 +41,8 @@ def run_apart(work: Callable[..., int], *words: Any) -> int:
         except EOFError:
             said = None
         process.join()
-    if received and not isinstance(said, int):
-        return received[0]  # told to end, and it has: Slurm may have told its engine too, which ends first
+    if received:
+        return received[0]  # told to end, and it has; with SIGTERM Slurm has told its engine too, which ends first
     if isinstance(said, OctupusError):
         raise said
     if said is None:
@@ -53,7 +56,7 @@ def _work(sender: Connection, work: Callable[..., int], words: tuple[Any, ...]) 
     os.setsid()
     die_with_parent()
     for number in PASSED_ON:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_IGN if number in (WIND_DOWN, signal.SIGUSR2) else signal.SIG_DFL)
     try:
         sender.send(work(*words))
     except OctupusError as error:
@@ -63,14 +66,14 @@ def _work(sender: Connection, work: Callable[..., int], words: tuple[Any, ...]) 
 
 @contextmanager
 def _passing_on(pid: int) -> Iterator[list[int]]:
-    """Signals go to that process while this lasts; one that has ended needs none."""
+    """While this lasts a signal has that process told to end, and is noted; one that has ended needs none."""
 
     received = list[int]()
 
     def pass_on(number: int, frame: object) -> None:
         received.append(number)
         try:
-            os.kill(pid, number)
+            os.kill(pid, signal.SIGTERM)
         except ProcessLookupError:
             return
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from octupus.errors import ConfigError
 from octupus.runs import Run
 from slurm import chain, reap, remote
+from slurm.apart import WIND_DOWN
 from slurm.claim import mark_over
 from slurm.cluster import KEEPER
 from slurm.ledger import Ledger, alone
@@ -62,7 +63,7 @@ def _on_slurm(run: Run, stage: str, queue: Queue) -> dict[str, list[Job]]:
         # The keeper first: nothing is started again; then from the end of the chain: clients end before their server.
         for name in sorted(ours, key=lambda n: ORDER.index(n)):
             serves = name in SERVICES and any(job.running for job in ours[name])
-            queue.cancel({job.array for job in ours[name]}, signal="TERM" if serves else "")
+            queue.cancel({job.array for job in ours[name]}, signal=WIND_DOWN if serves else None)
     drain_s = frozen(run).recipe.serve.drain_s if SERVICES & {*ours} else 0.0
     left = _wait([job for mine in ours.values() for job in mine], queue, drain_s + SETTLE_S)
     queue.cancel({job.array for job in left})

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 
 from octupus.errors import ConfigError, JobError
 
@@ -136,14 +137,17 @@ class Queue:
             raise ConfigError(f"sbatch does not take {script}: {' '.join(done.stderr.split())}")
         return done.stdout.strip().partition(";")[0]
 
-    def cancel(self, ids: Iterable[str], signal: str = "") -> None:
-        """End jobs, or only send ``signal`` (such as TERM) to the processes of those that run.
+    def cancel(self, ids: Iterable[str], signal: Signals | None = None) -> None:
+        """End jobs, or only send ``signal`` to all processes of those that run.
 
         One that has ended or is forgotten is no error: it is what was wanted.
         """
         wanted = sorted(set(ids))
         if wanted:
-            self._run(["scancel", "--quiet", *([f"--signal={signal}"] if signal else []), *wanted], lenient=True)
+            self._run(
+                ["scancel", "--quiet", *([f"--signal={signal.name.removeprefix('SIG')}"] if signal else []), *wanted],
+                lenient=True,
+            )
 
     def _accounted(self, ids: Collection[str]) -> Iterator[Job]:
         """What sacct says of jobs that slurmctld has forgotten; nothing where there is no accounting."""

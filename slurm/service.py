@@ -7,6 +7,7 @@ import time
 from eval.endpoint import BEFORE
 from octupus.errors import Lost
 from octupus.runs import Run
+from slurm.apart import WIND_DOWN
 from slurm.ledger import Ledger
 from slurm.queue import Queue, Silent
 from slurm.remote import jobs_of
@@ -52,7 +53,9 @@ def release(run: Run, stage: str, queue: Queue | None = None) -> str | None:
     if server is None or server.until != stage:
         return None
     living = [job for job in jobs_of(server, queue.jobs(server.job_ids())) if not job.over]
-    queue.cancel([job.id for job in living if job.running], signal="TERM")  # it drains, withdraws itself and ends well
+    queue.cancel(
+        [job.id for job in living if job.running], signal=WIND_DOWN
+    )  # it drains, withdraws itself and ends well
     waiting = [job.id for job in living if not job.running]
     for job_id in waiting:
         ledger.end(job_id, f"{stage} is over, nobody needs the server")

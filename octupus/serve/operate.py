@@ -178,7 +178,10 @@ def _published(publication: Publication | None, service: Service, url: str) -> I
 
 @contextlib.contextmanager
 def _signals(stop: asyncio.Event) -> Iterator[list[int]]:
-    """Signals end the server gently while this lasts, and are noted; only the main thread can have them."""
+    """Signals end the server gently while this lasts, and are noted; only the main thread can have them.
+
+    SIGUSR2 is left alone where it was ignored at the start: the engine's processes inherit that.
+    """
     received = list[int]()
     if threading.current_thread() is not threading.main_thread():
         yield received
@@ -190,7 +193,9 @@ def _signals(stop: asyncio.Event) -> Iterator[list[int]]:
 
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in STOPPING}
-    for number in STOPPING:
+    if before[signal.SIGUSR2] is signal.SIG_IGN:
+        del before[signal.SIGUSR2]
+    for number in before:
         loop.add_signal_handler(number, note, number)
     try:
         yield received

@@ -8,21 +8,22 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from octupus.errors import ConfigError, Lost
-from slurm.apart import run_apart
+from slurm.apart import WIND_DOWN, run_apart
 
 
-def wait_for_signal(folder: Path) -> int:
-    """Ends by a signal as a server does; a child of its own, as an engine has, must not hear it."""
+def serve(folder: Path) -> int:
+    """Ends by a signal as a server does, with a child of its own, as an engine is."""
     received = list[int]()
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, lambda n, _: received.append(n))
+    signal.signal(signal.SIGTERM, lambda n, _: received.append(n))
     engine = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    (folder / "pids").write_text(f"{os.getpid()} {os.getpgrp()} {engine.pid}")
+    (folder / "pids").write_text(f"{os.getpid()} {os.getpgrp()} {engine.pid} ")
     while not received:
         time.sleep(0.01)
     (folder / "engine").write_text(str(engine.poll()))
@@ -40,40 +41,50 @@ def die() -> int:
     return 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_only_the_server_hears_a_signal_to_the_group(tmp_path: Path, number: signal.Signals) -> None:
+def pids(folder: Path) -> list[int]:
+    """The server, its group and its engine, once they are there."""
+    while not (folder / "pids").exists() or not (folder / "pids").read_text().endswith(" "):
+        time.sleep(0.01)
+    return [int(word) for word in (folder / "pids").read_text().split()]
+
+
+@contextmanager
+def as_slurm_does(folder: Path, number: signal.Signals) -> Iterator[None]:
+    """Every process of the step gets the signal, the engine first."""
+
     def hit() -> None:
-        while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text():
-            time.sleep(0.01)
-        os.kill(os.getpid(), number)
+        server, _, engine = pids(folder)
+        for pid in (engine, server, os.getpid()):
+            os.kill(pid, number)
 
     hitting = threading.Thread(target=hit)
     hitting.start()
-    before = signal.getsignal(number)
-    assert run_apart(wait_for_signal, tmp_path) == number
+    yield
     hitting.join()
-    server, group, _ = map(int, (tmp_path / "pids").read_text().split())
+
+
+@pytest.mark.parametrize("number", [WIND_DOWN, signal.SIGUSR2])
+def test_only_the_job_hears_it_and_the_engine_lives_until_the_server_has_drained(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    with as_slurm_does(tmp_path, number):
+        assert run_apart(serve, tmp_path) == number
+    server, group, _ = pids(tmp_path)
     assert server == group != os.getpgrp() and (tmp_path / "engine").read_text() == "None", "the engine lived on"
     assert signal.getsignal(number) is before
 
 
 def end_at_once(folder: Path) -> int:
-    """A server whose engine heard the signal too: it dies of it."""
-    (folder / "pids").write_text(f"{os.getpid()}")
+    """A server that dies of the signal that its engine heard too."""
+    (folder / "pids").write_text(f"{os.getpid()} {os.getpgrp()} {os.getpid()} ")
     time.sleep(60)
     return 0
 
 
 def test_a_server_that_dies_of_what_it_was_told_has_ended_well(tmp_path: Path) -> None:
-    def hit() -> None:
-        while not (tmp_path / "pids").exists():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    hitting = threading.Thread(target=hit)
-    hitting.start()
-    assert run_apart(end_at_once, tmp_path) == signal.SIGTERM
-    hitting.join()
+    with as_slurm_does(tmp_path, signal.SIGTERM):
+        assert run_apart(end_at_once, tmp_path) == signal.SIGTERM
 
 
 def test_what_went_wrong_comes_back() -> None:
@@ -84,12 +95,9 @@ def test_what_went_wrong_comes_back() -> None:
 
 
 def test_it_ends_with_the_job_however_that_ends(tmp_path: Path) -> None:
-    code = f"from tests.unit.test_apart import *; run_apart(wait_for_signal, Path({str(tmp_path)!r}))"
+    code = f"from tests.unit.test_apart import *; run_apart(serve, Path({str(tmp_path)!r}))"
     job = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
-    pids = tmp_path / "pids"
-    while not pids.exists() or not pids.read_text():
-        time.sleep(0.01)
-    server = int(pids.read_text().split()[0])
+    server = pids(tmp_path)[0]
     job.kill()
     job.wait()
     deadline = time.monotonic() + 20

@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ class FakeQueue(Queue):
             raise Silent("squeue has not answered")
         return {key: job for key, job in self.known.items() if key in ids or job.array in ids}
 
-    def cancel(self, ids: Iterable[str], signal: str = "") -> None:
+    def cancel(self, ids: Iterable[str], signal: Signals | None = None) -> None:
         for one in ids:
             (self.signalled if signal else self.cancelled).append(one)
             if not signal:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from octupus.config import Recipe
 from octupus.errors import ConfigError
 from octupus.runs import Heartbeat, Progress, Run, StageState, publish_json
 from slurm import cancel, status
+from slurm.apart import WIND_DOWN
 from slurm.ledger import Ledger, Submission
 from slurm.look import Look
 from slurm.queue import Job, Queue, Silent
@@ -43,13 +45,13 @@ class Fake(Queue):
         super().__init__()
         self.known = {job.id: job for job in jobs}
         self.asked = list[set[str]]()
-        self.cancelled = list[tuple[str, str]]()
+        self.cancelled = list[tuple[str, Signals | None]]()
 
     def jobs(self, ids: Collection[str]) -> dict[str, Job]:
         self.asked.append({*ids})
         return {i: job for i, job in self.known.items() if i in ids or job.array in ids}
 
-    def cancel(self, ids: Iterable[str], signal: str = "") -> None:
+    def cancel(self, ids: Iterable[str], signal: Signals | None = None) -> None:
         for one in sorted(ids):
             self.cancelled.append((one, signal))
             for job in [j for j in self.known.values() if j.array == one and not j.over]:
@@ -294,7 +296,7 @@ def test_cancel_ends_the_keeper_first_clients_next_and_lets_the_server_drain(run
         job("6", "stage2", "COMPLETED"),
     )
     cancel.cancel(run, "", queue)
-    assert queue.cancelled == [("9", ""), ("8", ""), ("7", "TERM")]
+    assert queue.cancelled == [("9", None), ("8", None), ("7", WIND_DOWN)]
     assert "bfcl (job 8)" in capsys.readouterr().out
     states = {name: run.stage(name).state() for name in ("serve", "bfcl", "bfcl/tasks/live")}
     assert all(s is not None and (s.status, s.reason) == ("failed", "cancelled") for s in states.values())
@@ -307,7 +309,7 @@ def test_cancel_of_a_stage_takes_what_waits_for_it_and_nothing_else(run: Run, ca
     submitted(run, "keeper", "9")
     queue = Fake(job("4", "data"), job("5", "stage1"), job("6", "stage2", "PENDING"), job("9", "keeper"))
     cancel.cancel(run, "stage1", queue)
-    assert queue.cancelled == [("6", ""), ("5", "")]
+    assert queue.cancelled == [("6", None), ("5", None)]
     assert "stage1 (job 5)" in capsys.readouterr().out
 
 
@@ -323,4 +325,4 @@ def test_older_attempts_that_still_run_are_ended_too(run: Run) -> None:
     submitted(run, "stage1", "8", attempt=2)
     queue = Fake(job("5", "stage1"), job("8", "stage1", "PENDING"))
     cancel.cancel(run, "", queue)
-    assert queue.cancelled == [("5", ""), ("8", "")]
+    assert queue.cancelled == [("5", None), ("8", None)]
