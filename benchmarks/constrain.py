@@ -24,7 +24,7 @@ import psutil
 from benchmarks import constrain_data as data
 from benchmarks.constrain_engines import VERSIONS, Engine, Llguidance, Ours, Xgrammar
 from octupus.config import ConstraintSection
-from octupus.constrain import Constraint, Vocabulary
+from octupus.constrain import Constraint, Heap, Vocabulary
 from octupus.constrain.vocabulary import Mask
 from octupus.errors import ConstraintError
 from octupus.wire.messages import canonical_json
@@ -145,7 +145,7 @@ def _walk(bench: Bench, engine: Engine, schema: Any, limit: int = 256) -> list[i
 
 def accepted(bench: Bench) -> Figures:
     """BFCL's ground truth as canonical text, in its own order of keys and in the schema's."""
-    constraint = Constraint(bench.vocabulary).set_up()
+    constraint = Constraint(bench.vocabulary, heap=Heap()).set_up()
     counts, worst = Counter[str](), 0.0
     for answer in bench.answers:
         ordered = data.in_schema_order(answer.arguments, answer.schema)
@@ -190,7 +190,7 @@ def suites(bench: Bench) -> Figures:
             continue
         # The official suite calls every instance of a format valid: an annotation, as JSON Schema has it.
         options = ConstraintSection(formats="none" if name == "official" else "content")
-        constraint, refused = Constraint(bench.vocabulary, options).set_up(), Counter[str]()
+        constraint, refused = Constraint(bench.vocabulary, options, heap=Heap()).set_up(), Counter[str]()
         right, invalid, worst = 0, 0, 0.0
         for group in groups:
             try:
@@ -215,7 +215,7 @@ def suites(bench: Bench) -> Figures:
 
 def walks(bench: Bench) -> Figures:
     """Random answers: every one that ends must be legal JSON that satisfies its schema."""
-    constraint = Constraint(bench.vocabulary).set_up()
+    constraint = Constraint(bench.vocabulary, heap=Heap()).set_up()
     counts = {"unigram": 10_000 if bench.full else 1_000, "uniform": 1_000 if bench.full else 100}
     figures: Figures = {}
     for sampler in [bench.sampler] if bench.sampler else counts:
@@ -276,7 +276,7 @@ def _legal(text: bytes, schema: Any) -> bool:
 
 def memory(bench: Bench) -> Figures:
     """Many schemas, four masks each: what is kept stays at its bound; how long the garbage collector stops a mask."""
-    constraint = Constraint(bench.vocabulary).set_up()
+    constraint = Constraint(bench.vocabulary, heap=Heap()).set_up()
     count, rng = bench.count or (100_000 if bench.full else 5_000), random.Random(1)
     worst, pauses, process = 0.0, [0.0], psutil.Process()
     before = most = process.memory_info().rss

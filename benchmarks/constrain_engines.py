@@ -12,7 +12,7 @@ import xgrammar
 from llguidance import LLMatcher, LLTokenizer
 
 from octupus.config import ConstraintSection
-from octupus.constrain import Constraint, Vocabulary
+from octupus.constrain import Constraint, Heap, Vocabulary
 from octupus.constrain.guidance import Guidance
 
 Row = np.ndarray[Any, np.dtype[np.int32]]
@@ -42,12 +42,14 @@ class Ours:
     def __init__(self, vocabulary: Vocabulary, backend: str) -> None:
         self.name = "octupus" if backend == "lm-format-enforcer" else f"octupus ({backend})"
         self.vocabulary, self.options = vocabulary, ConstraintSection(backend=backend, on_unenforced="validate")  # type: ignore[arg-type]
-        self.constraint = Constraint(vocabulary, self.options).set_up()
+        self.constraint = Constraint(vocabulary, self.options, heap=Heap()).set_up()
         self.known = self.constraint._shared
 
     def forget(self) -> None:
         """As right after the set-up: what other schemas taught is forgotten too."""
-        self.constraint = Constraint(self.vocabulary, self.options)
+        for automaton, _ in self.constraint._automata._values.values():
+            automaton.dismantle()
+        self.constraint = Constraint(self.vocabulary, self.options, heap=Heap())
         self.constraint._shared = shared = copy.copy(self.known)
         for name in ("_sets", "_unions", "_spelled", "_shapes"):
             setattr(shared, name, getattr(self.known, name).copy())

@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 from octupus.constrain.grammar import Grammar
+from octupus.constrain.normal import Normal
 from octupus.constrain.sets import Allowed, Shared
 from octupus.constrain.stack import Branch
 from octupus.constrain.vocabulary import Mask
@@ -64,9 +65,14 @@ class State:
 
 
 class Automaton:
-    """States of one grammar. Thread-safe: what exists is read without a lock, the rest is made under one."""
+    """States of one grammar. Thread-safe: what exists is read without a lock, the rest is made under one.
 
-    def __init__(self, grammar: Grammar, shared: Shared) -> None:
+    Args:
+        owner: of the grammar's nodes, which last as long as it does.
+    """
+
+    def __init__(self, grammar: Grammar, shared: Shared, owner: Normal | None = None) -> None:
+        self._owner = owner
         self._grammar, self._shared = grammar, shared
         self.plain = shared.vocabulary.plain
         self._lock = threading.RLock()
@@ -74,7 +80,22 @@ class Automaton:
         self._alike: dict[object, Allowed] = {}
         self._set_bytes = 0
         self._left = MAX_STEPS
-        self.start = self._state(grammar.first)
+
+    @property
+    def start(self) -> State:
+        with self._lock:
+            return self._state(self._grammar.first)
+
+    def dismantle(self) -> None:
+        """Take apart the circles that this is made of: it goes when its last user does, without a garbage collection.
+
+        Whoever is in the middle of a text goes on; what they come to is worked out anew.
+        """
+        with self._lock:
+            for state in self._states.values():
+                state.tokens.clear()
+            self._states.clear()
+            self._grammar.dismantle()
 
     @property
     def size(self) -> int:

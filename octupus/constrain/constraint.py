@@ -14,6 +14,7 @@ from octupus.constrain.call import CallState, Position
 from octupus.constrain.figures import Figures
 from octupus.constrain.grammar import Grammar
 from octupus.constrain.guidance import Guidance, lark
+from octupus.constrain.heap import Heap
 from octupus.constrain.kept import Kept
 from octupus.constrain.nodes import as_bytes, literals
 from octupus.constrain.plan import Plan, compile_schema
@@ -38,17 +39,24 @@ class Constraint:
         vocabulary: of the model that generates.
         options: the recipe's section ``serve.constraint``.
         figures: where to count; see :class:`Figures`.
+        heap: of a process that serves; None: the garbage collector is left alone.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, options: ConstraintSection | None = None, figures: Figures | None = None
+        self,
+        vocabulary: Vocabulary,
+        options: ConstraintSection | None = None,
+        figures: Figures | None = None,
+        heap: Heap | None = None,
     ) -> None:
         self.vocabulary, self.options = vocabulary, options or ConstraintSection()
-        self.figures = figures or Figures()
+        self.figures, self._heap = figures or Figures(), heap
         self._shared = Shared(vocabulary, self.figures)
         room = self.options.cache_mb << 20
         self._plans: Kept[Plan | ConstraintError] = Kept(MAX_KEPT, room // PLANS_SHARE, _size)
-        self._automata: Kept[Automaton] = Kept(MAX_KEPT, room - room // PLANS_SHARE, lambda automaton: automaton.size)
+        self._automata: Kept[Automaton] = Kept(
+            MAX_KEPT, room - room // PLANS_SHARE, lambda automaton: automaton.size, Automaton.dismantle
+        )
         self._guidance = Guidance.of(vocabulary)
 
     def set_up(self) -> Constraint:
@@ -57,6 +65,7 @@ class Constraint:
         prepare(self._shared)
         if self.options.backend != "lm-format-enforcer" and self.vocabulary.encode is not None:
             self._guidance.tokenizer()
+        self._settle()
         return self
 
     def start(self, grammar: CallGrammar) -> CallState:
@@ -79,14 +88,14 @@ class Constraint:
             try:
                 found = self._timed(lambda: compile_schema(schema, self.options, arguments=arguments))
             except ConstraintError as error:
-                found = error
+                found = _alone(error)
             self._plans.put(key, found)
-            self._count_bytes()
+            self._settle()
         else:
             self.figures.add("hits")
         if isinstance(found, ConstraintError):
             self.figures.add("refusals")
-            raise type(found)(found.reason, pointer=found.pointer, keyword=found.keyword)
+            raise _alone(found)
         return found
 
     def _timed(self, make: Callable[[], Made]) -> Made:
@@ -97,7 +106,9 @@ class Constraint:
             self.figures.add("compiles")
             self.figures.add("compile_seconds", time.perf_counter() - began)
 
-    def _count_bytes(self) -> None:
+    def _settle(self) -> None:
+        if self._heap is not None:
+            self._heap.settle()
         self.figures.set("cached_bytes", self._plans.bytes + self._automata.bytes)
 
     def literal(self, texts: tuple[str, ...]) -> State:
@@ -117,7 +128,8 @@ class Constraint:
         before, after = as_bytes(head), as_bytes(tail)
 
         def make() -> Automaton:
-            made = Automaton(Grammar(plan.node, before, after, self._shared, any_space=any_space), self._shared)
+            grammar = Grammar(plan.node, before, after, self._shared, any_space=any_space)
+            made = Automaton(grammar, self._shared, plan.normal)
             rehearse(made, self.vocabulary, plan.node, before, after)
             return made
 
@@ -130,8 +142,13 @@ class Constraint:
             return found
         made = self._timed(make)
         self._automata.put(key, made)
-        self._count_bytes()
+        self._settle()
         return made
+
+
+def _alone(error: ConstraintError) -> ConstraintError:
+    """An error like this one, without the frames that it came through."""
+    return type(error)(error.reason, pointer=error.pointer, keyword=error.keyword)
 
 
 def _size(plan: Plan | ConstraintError) -> int:

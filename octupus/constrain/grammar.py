@@ -78,6 +78,12 @@ class Grammar:
     def positions(self) -> int:
         return len(self._branches) + len(self._frames)
 
+    def dismantle(self) -> None:
+        """See :meth:`octupus.constrain.automaton.Automaton.dismantle`."""
+        self._cursor.object_stack = []
+        for branch in self._branches.values():
+            branch.moves.clear()
+
     def blank_may_follow(self, branch: Branch) -> bool:
         return branch.lex is SPACE or (isinstance(branch.lex, int) and branch.lex < self._blanks)
 

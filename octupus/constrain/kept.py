@@ -18,10 +18,17 @@ class Kept(Generic[Value]):
     Args:
         most: so many values at most.
         most_bytes: so many bytes at most, as ``size`` counts them; the newest value stays whatever its size.
+        drop: what is done with a value that has to go.
     """
 
-    def __init__(self, most: int, most_bytes: int, size: Callable[[Value], int]) -> None:
-        self._most, self._most_bytes, self._size = most, most_bytes, size
+    def __init__(
+        self,
+        most: int,
+        most_bytes: int,
+        size: Callable[[Value], int],
+        drop: Callable[[Value], None] = lambda value: None,
+    ) -> None:
+        self._most, self._most_bytes, self._size, self._drop = most, most_bytes, size, drop
         self._lock = threading.Lock()
         self._values: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
         self._made = self.bytes = 0
@@ -35,6 +42,12 @@ class Kept(Generic[Value]):
             return None if found is None else self._count(key, found[0])
 
     def put(self, key: Hashable, value: Value) -> None:
+        for gone in self._put(key, value):
+            self._drop(gone)
+
+    def _put(self, key: Hashable, value: Value) -> list[Value]:
+        """What has to go for it."""
+        gone = []
         with self._lock:
             self._count(key, value)
             self._made += 1
@@ -42,8 +55,10 @@ class Kept(Generic[Value]):
                 for known, (used, _) in list(self._values.items()):
                     self._count(known, used)
             while len(self._values) > 1 and (len(self._values) > self._most or self.bytes > self._most_bytes):
-                _, (_, size) = self._values.popitem(last=False)
+                _, (oldest, size) = self._values.popitem(last=False)
                 self.bytes -= size
+                gone.append(oldest)
+        return gone
 
     def _count(self, key: Hashable, value: Value) -> Value:
         """What a value takes now; it is the one used last."""

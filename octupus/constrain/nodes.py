@@ -76,7 +76,6 @@ class Node:
         self.enum: list[Any] = []
         self.minLength: int | None = None
         self.maxLength: int | None = None
-        self.items: Node | None = None
         self.minItems: int | None = None
         self.maxItems: int | None = None
         self.properties = Properties()
@@ -84,7 +83,7 @@ class Node:
 
         self.prefix: list[Node] = []
         self.rest: Node | None = None
-        """Of an array: its items behind ``prefix``. ``items`` is the array itself: its state leads back here."""
+        """Of an array: its items behind ``prefix``."""
         self.forbidden: frozenset[str] = frozenset()
         """Names that no undeclared property may have."""
         self.min_properties = 0
@@ -97,6 +96,11 @@ class Node:
         """Of an array: its items' shape, once it has been asked for."""
         self.marks: frozenset[Mark] = frozenset()
         """What this node leaves out."""
+
+    @property
+    def items(self) -> Node | None:
+        """Of an array: itself, so that its parser state leads back here."""
+        return self if self.type == "array" else None
 
 
 def literals(texts: Iterable[str]) -> Node:

@@ -24,7 +24,7 @@ MAX_DEEP = 8
 
 
 class Normal:
-    """A schema's normal form.
+    """A schema's normal form; its nodes last as long as it does.
 
     Args:
         arguments: of a function: the root is an object, whatever the schema says.
@@ -65,6 +65,13 @@ class Normal:
             prune(node, productive)
             self.unenforced |= node.marks
         self.size = len(nodes)
+        del self._logic  # it leads back here, and nothing is left to be worked out
+        self._validators.clear()
+
+    def __del__(self) -> None:
+        """Schemas lead back to themselves, and so do their nodes: taken apart, they need no garbage collection."""
+        for node in self._nodes.values():
+            node.anyOf = []
 
     def _node(self, goal: tuple[Location, ...]) -> Node:
         key = self._closed, frozenset(at.key for at in goal if at.schema is not True)
@@ -185,7 +192,7 @@ class Normal:
         for index in range(max(map(len, prefixes), default=0)):
             goal = [at for p, r in zip(prefixes, rests, strict=True) for at in (p[index : index + 1] or r)]
             node.prefix.append(self._node(tuple(goal)))
-        node.items, node.rest = node, self._node(tuple(at for rest in rests for at in rest))
+        node.rest = self._node(tuple(at for rest in rests for at in rest))
         return [node] if node.maxItems is None or (node.minItems or 0) <= node.maxItems else []
 
     def _object(self, node: Node, parts: tuple[Location, ...]) -> list[Node]:

@@ -47,10 +47,17 @@ class Cursor(JsonSchemaParser):
 
     def __init__(self) -> None:
         self._config = CharacterLevelParserConfig(alphabet="", max_json_array_length=0)
-        self.context = JsonSchemaParser._Context()
-        self.context.active_parser = self
         self.object_stack: list[CharacterLevelParser] = []
         self.last_parsed_string = ""
+
+    @property
+    def context(self) -> Any:  # type: ignore[override]
+        """Where states look for ``active_parser``: both are this, without a circle of references."""
+        return self
+
+    @property
+    def active_parser(self) -> Cursor:
+        return self
 
 
 def with_prefix(texts: Sequence[str], prefix: str) -> Iterator[str]:

@@ -25,8 +25,8 @@ _TEXTS = {"string": ['"x"'], "number": ["-10.5e+10", "1.5", "0.5"], "integer": [
 def prepare(shared: Shared) -> None:
     """Fill the shared sets of tokens along texts of some usual schemas."""
     for schema, text in _usual():
-        node = Normal(schema, arguments=True, closed=True).root
-        automaton = Automaton(Grammar(node, "", "", shared, any_space=False), shared)
+        normal = Normal(schema, arguments=True, closed=True)
+        automaton = Automaton(Grammar(normal.root, "", "", shared, any_space=False), shared, normal)
         state: State | None = automaton.start
         for byte in text.encode():
             assert state is not None

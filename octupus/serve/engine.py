@@ -43,7 +43,7 @@ from vllm.v1.structured_output.backend_types import (
 )
 
 from octupus.config import ConstraintSection, ServeSection
-from octupus.constrain import CallState, Constraint, Figures, Vocabulary
+from octupus.constrain import CallState, Constraint, Figures, Heap, Vocabulary
 from octupus.constrain.figures import SIZE
 from octupus.errors import ConfigError
 from octupus.serve.engines import SWITCH_S, EngineDied, RequestFailed, Sampling, Step, TokenLogprobs
@@ -154,7 +154,7 @@ class Backend(StructuredOutputBackend):
         additional: Any = self.vllm_config.additional_config
         options = ConstraintSection.model_validate(additional["octupus"])
         figures = Figures(Path(additional["octupus_figures"]) if "octupus_figures" in additional else None)
-        self._constraint = Constraint(Vocabulary.from_tokenizer(tokenizer), options, figures).set_up()
+        self._constraint = Constraint(Vocabulary.from_tokenizer(tokenizer), options, figures, Heap()).set_up()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="constraint")
 
     def compile_grammar(

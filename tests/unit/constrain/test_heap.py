@@ -1,0 +1,103 @@
+"""What the caches drop goes by itself; what they keep costs no garbage collection any time."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import pytest
+
+from octupus.config import ConstraintSection
+from octupus.constrain import Constraint, Heap
+from octupus.constrain import constraint as module
+from octupus.constrain import heap as heap_module
+from octupus.constrain.normal import Normal
+from octupus.errors import ConstraintError
+from tests.unit.constrain.random_schemas import Schemas
+from tests.unit.constrain.setting import byte_vocabulary
+
+TREE = {
+    "type": "object",
+    "properties": {"left": {"$ref": "#"}, "rest": {"type": "array"}, "any": {}},
+    "additionalProperties": {"$ref": "#"},
+}
+
+
+class Circle:
+    itself: Circle
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No collection comes between, and nothing that was there before is counted."""
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+    gc.enable()
+
+
+def generate(constraint: Constraint, schema: Any, tokens: int = 12) -> None:
+    position: Any = constraint.json(schema, "", "", arguments=True)
+    for _ in range(tokens):
+        allowed = constraint.vocabulary.unpack(position.mask())
+        position = position.advance(allowed[-1]) if allowed else position
+
+
+def test_what_is_dropped_leaves_nothing_to_a_collector(uncollected: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_KEPT", 3)
+    constraint = Constraint(byte_vocabulary())
+    made, refused, rng = 0, 0, Random(4)
+    for number in range(60):
+        schema = Schemas(rng, second=False)() | {"title": str(number)} if number % 3 else TREE | {"title": str(number)}
+        try:
+            generate(constraint, schema)
+            made += 1
+        except ConstraintError:
+            refused += 1
+    assert made > 40 and len(constraint._automata) <= 3
+    kept = sum(isinstance(one, Normal) for one in gc.get_objects())
+    # One that refused leaves its frames behind with the error; nothing else is left.
+    assert kept <= 3 + 3 + refused, kept
+    found = gc.collect()
+    assert found < 200 * (refused + 1), f"{found} objects were in circles"
+
+
+def test_circles_there_are_while_it_is_kept_so_this_test_can_fail(uncollected: None) -> None:
+    constraint = Constraint(byte_vocabulary())
+    generate(constraint, TREE)
+    del constraint
+    assert gc.collect() > 500
+
+
+def test_a_process_that_serves_hides_what_it_keeps_and_looks_through_it_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heap_module, "LOOK_THROUGH", 8)
+    gc.unfreeze()
+    try:
+        constraint = Constraint(byte_vocabulary(), ConstraintSection(), heap=Heap())
+        generate(constraint, TREE)
+        seen = sum(isinstance(one, Normal) for one in gc.get_objects())
+        assert seen == 0 and gc.get_freeze_count() > 1_000, "no collection walks through it"
+        circle = Circle()
+        circle.itself = circle
+        gone = weakref.ref(circle)
+        generate(constraint, TREE | {"title": "1"})
+        del circle
+        assert gone() is not None, "it was alive when all that lived was hidden"
+        for number in range(2, 6):
+            generate(constraint, TREE | {"title": str(number)})
+        assert gone() is None, "found when everything was looked through"
+    finally:
+        gc.unfreeze()
+
+
+def test_by_itself_the_collector_is_left_alone() -> None:
+    gc.unfreeze()
+    generate(Constraint(byte_vocabulary()), TREE)
+    assert gc.get_freeze_count() == 0
