@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from octupus.errors import ConstraintError
 from octupus.wire.grammar import CallGrammar
 
 MAX_FORCED = 256
+Step = Literal["content", "call", "arguments", "after", "end"]
+"""What a special token begins."""
 
 
 class Position(Protocol):
@@ -140,7 +142,7 @@ class CallState:
         if frame.content is None and grammar.content != "forbidden":
             begin = _Turn("content", self._content())
         self._history = [begin]
-        self._specials: tuple[_Turn, dict[int, Callable[[], _Turn]]] | None = None
+        self._specials: tuple[_Turn, dict[int, Step]] | None = None
 
     def prepare(self) -> None:
         """Compile everything that an answer may come to.
@@ -217,50 +219,65 @@ class CallState:
         return found
 
     def _after(self, turn: _Turn, token: int) -> _Turn | None:
-        special = self._next(turn).get(token)
-        if special is not None:
-            return special()
+        step = self._next(turn).get(token)
+        if step is not None:
+            return self._take(turn, step)
         text = turn.text.advance(token) if turn.text is not None else None
         if text is None:
             return None
         name = turn.name + (self._vocabulary.tokens[token] or b"") if turn.phase == "name" else b""
         return _Turn(turn.phase, text, turn.calls, name)
 
-    def _next(self, turn: _Turn) -> dict[int, Callable[[], _Turn]]:
-        """The special tokens that may follow, and where each leads."""
+    def _next(self, turn: _Turn) -> dict[int, Step]:
+        """The special tokens that may follow, and what each begins."""
         if self._specials is None or self._specials[0] is not turn:
             self._specials = (turn, self._specials_of(turn))
         return self._specials[1]
 
-    def _specials_of(self, turn: _Turn) -> dict[int, Callable[[], _Turn]]:
+    def _specials_of(self, turn: _Turn) -> dict[int, Step]:
         frame, grammar, text = self._frame, self._grammar, turn.text
-        more = bool(grammar.functions) and (grammar.max_calls is None or turn.calls < grammar.max_calls)
-        found: dict[int, Callable[[], _Turn]] = {}
+        more = self._more(turn)
+        found: dict[int, Step] = {}
         if turn.phase == "begin":
             if frame.content is not None and grammar.content != "forbidden":
-                found[frame.content] = lambda: _Turn("content", self._content())
+                found[frame.content] = "content"
             if more and grammar.content != "required":
-                found[frame.call_open] = lambda: self._call(turn)
+                found[frame.call_open] = "call"
         elif turn.phase == "content":
             assert text is not None
             untouched = turn is self._history[0]
             if text.ended and grammar.min_calls == 0:
-                found[frame.end] = lambda: _Turn("end")
+                found[frame.end] = "end"
             free = isinstance(text, FreeText) and text.ends_with(frame.before_first_call.encode())
             if more and (free or (untouched and grammar.content != "required")):
-                found[frame.call_open] = lambda: self._call(turn)
+                found[frame.call_open] = "call"
         elif turn.phase == "name":
             if turn.name in self._heads and isinstance(frame.separator, int):
-                found[frame.separator] = lambda: self._arguments(turn)
+                found[frame.separator] = "arguments"
         elif turn.phase == "arguments" and text is not None and text.ended and frame.call_close is not None:
-            found[frame.call_close] = lambda: self._closed(turn, more)
+            found[frame.call_close] = "after"
         elif turn.phase == "after" or (turn.phase == "arguments" and text is not None and text.ended):
             at_start = turn.phase == "arguments" or text is None or turn.name == b"start"
             if at_start and turn.calls >= grammar.min_calls:
-                found[frame.end] = lambda: _Turn("end")
+                found[frame.end] = "end"
             if more and (text is None or text.ended):
-                found[frame.call_open] = lambda: self._call(turn)
+                found[frame.call_open] = "call"
         return found
+
+    def _more(self, turn: _Turn) -> bool:
+        """Whether one more call may stand in the answer."""
+        most = self._grammar.max_calls
+        return bool(self._grammar.functions) and (most is None or turn.calls < most)
+
+    def _take(self, turn: _Turn, step: Step) -> _Turn:
+        """Where a special token leads."""
+        if step == "content":
+            return _Turn("content", self._content())
+        if step == "call":
+            return self._call(turn)
+        if step == "arguments":
+            return self._arguments(turn)
+        return self._closed(turn) if step == "after" else _Turn("end")
 
     def _content(self) -> Position:
         schema = self._grammar.content_schema
@@ -283,6 +300,6 @@ class CallState:
         text = self._texts.json(function.parameters, "", self._frame.after_arguments, arguments=True)
         return _Turn("arguments", text, turn.calls)
 
-    def _closed(self, turn: _Turn, more: bool) -> _Turn:
-        between = self._frame.between_calls if more else ""
+    def _closed(self, turn: _Turn) -> _Turn:
+        between = self._frame.between_calls if self._more(turn) else ""
         return _Turn("after", self._texts.literal((between,)) if between else None, turn.calls, b"start")

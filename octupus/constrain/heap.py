@@ -1,9 +1,10 @@
 """The garbage collector kept from what is kept anyway.
 
 A full collection walks through every object that it knows, and all requests wait meanwhile: with the caches of some
-thousand schemas a second. What the caches drop is free of circles and needs no collector (``Automaton.dismantle``), so
-all that lives is taken out of its sight whenever something was made, which takes no time. A circle that was alive just
-then and is let go later stays: so now and then everything is looked through after all.
+thousand schemas a second. What the caches drop is free of circles and needs no collector (``Automaton.dismantle``), nor
+does what a request leaves behind, here or in vLLM's scheduler. So all that lives is taken out of the collector's sight
+whenever something was made, which takes no time. A circle that was alive just then and is let go later stays: so now and
+then everything is looked through after all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ LOOK_THROUGH = 100_000
 
 
 class Heap:
-    """For a process that serves: it decides for the whole process what the garbage collector sees."""
+    """For a process that does nothing else but generate: the collector is the whole process's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

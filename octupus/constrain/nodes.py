@@ -6,7 +6,7 @@ text in nodes is JSON text as UTF-8 bytes, one character a byte (latin-1): the g
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 from octupus.constrain.logic import Mark
@@ -67,21 +67,24 @@ class Node:
     oneOf: tuple[Node, ...] = ()
     ref: str | None = None
     pattern: str | None = None
+    extras: None = None
     additionalProperties: Node | None = None
+    properties = Properties()
+    """Of what is no object: none."""
 
     def __init__(self, type: str | None = None) -> None:
         self.type = type
-        self.extras: dict[str, Any] = {}
-        self.anyOf: list[Node] = []
-        self.enum: list[Any] = []
+        self.anyOf: Sequence[Node] = ()
+        self.enum: Sequence[Any] = ()
         self.minLength: int | None = None
         self.maxLength: int | None = None
         self.minItems: int | None = None
         self.maxItems: int | None = None
-        self.properties = Properties()
-        self.required: list[str] = []
+        if type == "object":
+            self.properties = Properties()
+        self.required: Sequence[str] = ()
 
-        self.prefix: list[Node] = []
+        self.prefix: Sequence[Node] = ()
         self.rest: Node | None = None
         """Of an array: its items behind ``prefix``."""
         self.forbidden: frozenset[str] = frozenset()

@@ -191,7 +191,7 @@ class Normal:
             rests.append([at.under("items")] if "items" in at.schema else [])
         for index in range(max(map(len, prefixes), default=0)):
             goal = [at for p, r in zip(prefixes, rests, strict=True) for at in (p[index : index + 1] or r)]
-            node.prefix.append(self._node(tuple(goal)))
+            node.prefix = [*node.prefix, self._node(tuple(goal))]
         node.rest = self._node(tuple(at for rest in rests for at in rest))
         return [node] if node.maxItems is None or (node.minItems or 0) <= node.maxItems else []
 

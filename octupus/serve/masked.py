@@ -12,7 +12,7 @@ from contextlib import aclosing
 import numpy as np
 
 from octupus.config import ConstraintSection
-from octupus.constrain import CallState, Constraint, Heap, Vocabulary
+from octupus.constrain import CallState, Constraint, Vocabulary
 from octupus.errors import ConstraintError, WireError
 from octupus.serve.engines import Engine, RequestFailed, Sampling, Step, Supervised
 from octupus.wire import CallGrammar, ToolCall, Wire, collect
@@ -27,7 +27,7 @@ class MaskedEngine:
     def __init__(self, inner: Engine, wire: Wire, options: ConstraintSection) -> None:
         self._inner, self._wire = inner, wire
         self._vocabulary = Vocabulary.from_tokenizer(wire.tokenizer)
-        self._constraint = Constraint(self._vocabulary, options, heap=Heap())
+        self._constraint = Constraint(self._vocabulary, options)
 
     async def generate(
         self, request_id: str, prompt_ids: list[int], grammar: CallGrammar | None, sampling: Sampling

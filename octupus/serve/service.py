@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from aiohttp import web
 
 from octupus.config import ServeSection
-from octupus.constrain import Constraint, Figures, Heap, Plan, Vocabulary, compile_schema
+from octupus.constrain import Constraint, Figures, Plan, Vocabulary, compile_schema
 from octupus.errors import ConstraintError, OctupusError, Unsatisfiable, WireError
 from octupus.serve.engines import Counting, Engine, EngineDied, EngineFactory, Sampling, Supervised
 from octupus.serve.errors import ApiError, refuse
@@ -95,9 +95,7 @@ class Service:
         def load() -> None:
             done.set_running_or_notify_cancel()  # from here on a cancelled wait leaves the thread a future to fill
             try:
-                self._constraint = Constraint(
-                    Vocabulary.from_tokenizer(self.tokenizer), self.section.constraint, heap=Heap()
-                )
+                self._constraint = Constraint(Vocabulary.from_tokenizer(self.tokenizer), self.section.constraint)
                 done.set_result(self._make_engine())
             except BaseException as error:
                 done.set_exception(error)

@@ -16,8 +16,10 @@ from octupus.constrain import constraint as module
 from octupus.constrain import heap as heap_module
 from octupus.constrain.normal import Normal
 from octupus.errors import ConstraintError
+from octupus.wire.grammar import ToolChoice
 from tests.unit.constrain.random_schemas import Schemas
-from tests.unit.constrain.setting import byte_vocabulary
+from tests.unit.constrain.setting import byte_vocabulary, setting
+from tests.unit.constrain.walk import walk
 
 TREE = {
     "type": "object",
@@ -101,3 +103,19 @@ def test_by_itself_the_collector_is_left_alone() -> None:
     gc.unfreeze()
     generate(Constraint(byte_vocabulary()), TREE)
     assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize("dialect", ["octupus", "qwen2_5"])
+def test_a_request_leaves_nothing_to_a_collector_either(dialect: str) -> None:
+    wire, constraint = setting(dialect)
+    answers = []
+    for attempt in range(2):  # the first one fills the caches
+        gc.collect()
+        gc.disable()
+        answers = [
+            walk(wire, constraint, Random(seed), choice=ToolChoice(mode="required"), hurry=0.6) for seed in range(4)
+        ]
+        found = gc.collect()
+        gc.enable()
+        assert attempt == 0 or found == 0, f"{found} objects were in circles"
+    assert any(answers)
