@@ -72,7 +72,12 @@ def answer_ms() -> float:
 def chain(shards: int, runs: Path) -> dict[str, float]:
     """Submit the demo's chain with so many teacher shards, a worker each, look at it, cancel it."""
     name, pid = f"shards-{shards}", controller()
-    given = {"CLUSTER": "devcluster", "RECIPE": "demo", "RUN": name, "SET": f"teacher.shards={shards} teacher.workers={shards}"}
+    given = {
+        "CLUSTER": "devcluster",
+        "RECIPE": "demo",
+        "RUN": name,
+        "SET": f"teacher.shards={shards} teacher.workers={shards}",
+    }
     before = cpu_seconds(pid)
     submit_s = make("slurm.submit", ["all"], runs, **given)
     load_s = cpu_seconds(pid) - before

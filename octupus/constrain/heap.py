@@ -3,8 +3,8 @@
 A full collection walks through every object that it knows, and all requests wait meanwhile: with the caches of some
 thousand schemas a second. What the caches drop is free of circles and needs no collector (``Automaton.dismantle``), nor
 does what a request leaves behind, here or in vLLM's scheduler. So all that lives is taken out of the collector's sight
-whenever something was made, which takes no time. A circle that was alive just then and is let go later stays: so now and
-then everything is looked through after all.
+whenever something was made, which takes no time. A circle that was alive just then and is let go later stays: so now
+and then everything is looked through after all.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -46,12 +46,14 @@ async def _answered(
     whole: type[Writer],
 ) -> web.StreamResponse:
     service = request.app[SERVICE]
+    fingerprint = "fp_" + service.wire.fingerprint.removeprefix("sha256:")[:12]
+    identity = Identity(secrets.token_hex(12), int(time.time()), service.settings.model, fingerprint)
     with service.working() as engine:
-        body = await _body(request, service.section.request_timeout_s)
-        task = await service.apart(len(body), lambda: read_task(as_chat(read_json(body))))
-        fingerprint = "fp_" + service.wire.fingerprint.removeprefix("sha256:")[:12]
-        identity = Identity(secrets.token_hex(12), int(time.time()), service.settings.model, fingerprint)
-        jobs = await service.jobs(task, identity.id, len(body))
+        deadline = asyncio.get_running_loop().time() + service.section.request_timeout_s
+        async with _in_time(service, deadline):
+            body = await _body(request)
+            task = await service.apart(len(body), lambda: read_task(as_chat(read_json(body))))
+            jobs = await service.jobs(task, identity.id, len(body))
         prompt_tokens = len(jobs[0].prompt_ids)
         service.metrics.count("prompt_tokens_total", prompt_tokens)
         ignored = ", ".join(quote(name, safe="")[:64] for name in task.ignored[:20])
@@ -60,7 +62,8 @@ async def _answered(
         headers = {name: value for name, value in told.items() if value}
         async with aclosing(merged(engine, jobs)) as stream:
             made = streamed if task.request.stream else whole
-            answer = _Answer(service, made(identity, prompt_tokens, task, service.tokenizer.token_bytes), stream)
+            writer = made(identity, prompt_tokens, task, service.tokenizer.token_bytes)
+            answer = _Answer(service, writer, stream, deadline)
             if not task.request.stream:
                 return web.json_response(await answer.whole(), headers=headers, dumps=written)
             await answer.begin()  # what fails before the first token still gets an HTTP status
@@ -71,45 +74,50 @@ async def _answered(
             return response
 
 
-async def _body(request: web.Request, timeout_s: float) -> bytes:
-    """All of it, from a client that takes its time but not forever: it holds a place among the requests at work."""
+async def _body(request: web.Request) -> bytes:
     try:
-        async with asyncio.timeout(timeout_s):
-            return await request.read()
-    except TimeoutError:
-        raise ApiError(f"the body did not come within {timeout_s:g} s", status=408, code="timeout") from None
+        return await request.read()
     except web.RequestPayloadError as error:
         raise ApiError(f"the body cannot be read: {error}", code="invalid_body") from error
+
+
+@asynccontextmanager
+async def _in_time(service: Service, deadline: float) -> AsyncIterator[None]:
+    """What a request does before its status is out, its upload included: it holds a place among those at work."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except (TimeoutError, asyncio.CancelledError) as error:
+        raise _ended_by_us(service, error) from error
 
 
 class _Answer:
     """One stream of items on its way to a client, within the time that a request has."""
 
-    def __init__(self, service: Service, writer: Writer, stream: AsyncGenerator[tuple[int, list[Item]], None]) -> None:
-        self._service, self._writer, self._stream = service, writer, stream
+    def __init__(
+        self,
+        service: Service,
+        writer: Writer,
+        stream: AsyncGenerator[tuple[int, list[Item]], None],
+        deadline: float,
+    ) -> None:
+        self._service, self._writer, self._stream, self._deadline = service, writer, stream, deadline
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
-        self._deadline = self._began + service.section.request_timeout_s
         self._first = b""
 
     async def begin(self) -> None:
         """Wait for the first items."""
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                self._first = self._take(*await anext(self._stream))
-        except (TimeoutError, asyncio.CancelledError) as error:
-            raise _ended_by_us(self._service, error) from error
+        async with _in_time(self._service, self._deadline):
+            self._first = self._take(*await anext(self._stream))
         self._service.metrics.time("first_token_seconds", self._loop.time() - self._began)
 
     async def whole(self) -> dict[str, Any]:
         """Drain the stream into one answer."""
         await self.begin()
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                async for choice, items in self._stream:
-                    self._take(choice, items)
-        except (TimeoutError, asyncio.CancelledError) as error:
-            raise _ended_by_us(self._service, error) from error
+        async with _in_time(self._service, self._deadline):
+            async for choice, items in self._stream:
+                self._take(choice, items)
         return self._writer.value()
 
     async def write(self, response: web.StreamResponse) -> None:
