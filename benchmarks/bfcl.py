@@ -25,7 +25,8 @@ from pathlib import Path
 
 from eval.sample import harness_python
 from octupus.config import BfclSection, ModelSection, Recipe
-from octupus.runs import Run, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 STOCK = "openbmb/MiniCPM-SALA-FC"

@@ -191,7 +191,7 @@ def speed(folder: Path, model: Path, rows: int, rounds: int) -> dict[str, Any]:
     """Conversations a second of both ways, medians over rounds turn about."""
     from data_recipes.build import source_key
     from octupus.config import SourceSection
-    from octupus.runs import read_json
+    from octupus.publish import read_json
 
     path = write(folder / "rows.jsonl", rows)
     build(folder / "run", path, model, None)

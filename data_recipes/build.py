@@ -36,7 +36,8 @@ from octupus.data.sources import open_source, rows_code
 from octupus.data.store import Store
 from octupus.data.workers import Workers
 from octupus.errors import ConfigError, DataError, OctupusError
-from octupus.runs import Reporter, Run, publish_bytes, runs_folder
+from octupus.publish import publish_bytes
+from octupus.runs import Reporter, Run, runs_folder
 from octupus.tokenizer import HfTokenizer, load_wire
 from octupus.wire import Wire
 from octupus.wire.messages import canonical_json

@@ -26,7 +26,8 @@ from octupus.data.sources import Row, Source, bound, shown
 from octupus.data.store import Store, StoreWriter, as_json, identity, line, question
 from octupus.data.workers import Workers
 from octupus.errors import DataError
-from octupus.runs import Reporter, read_json
+from octupus.publish import read_json
+from octupus.runs import Reporter
 from octupus.wire.messages import Conversation
 
 EXAMPLES, CHUNK = 5, 1024

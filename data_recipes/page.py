@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from octupus.data.language import LANGUAGES
-from octupus.runs import publish_bytes, publish_json
+from octupus.publish import publish_bytes, publish_json
 
 STAGES = ("stage1", "stage2")
 MOST_TOOLS = 8

@@ -25,7 +25,8 @@ from eval.sample import BfclData, Plan, counter, harness_python, plan
 from eval.scores import Entry, read_results, repeats, score_model
 from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError
-from octupus.runs import Run, publish_bytes, publish_json, read_json
+from octupus.publish import publish_bytes, publish_json, read_json
+from octupus.runs import Run
 
 TASKS = "bfcl/tasks"
 """Where each task keeps its state and progress."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.scores import read_failures, read_results
 from eval.weights import overall
-from octupus.runs import read_json
+from octupus.publish import read_json
 
 MODEL = "octupus-FC"
 REFUSED = re.compile(r"arguments of .*|function .* cannot be called.*|tools\[\d+\].*|the arguments of .*")

@@ -12,7 +12,7 @@ import numpy as np
 
 from eval.weights import SIZES, weights
 from octupus.errors import ConfigError
-from octupus.runs import read_json
+from octupus.publish import read_json
 
 RESAMPLES = 4000
 MEAN = "Overall v3"

@@ -11,7 +11,8 @@ from typing import Any
 from eval.compare import differences
 from octupus.config import Recipe
 from octupus.errors import ConfigError
-from octupus.runs import Run, read_json
+from octupus.publish import read_json
+from octupus.runs import Run
 
 KINDS = ("wrong function", "wrong argument", "missing call", "extra call", "cut call", "illegal call", "server error")
 CHECKPOINTS = "bfcl/checkpoints.jsonl"

@@ -16,7 +16,8 @@ from eval.sample import CLI, Plan
 from eval.scores import ERROR, failed, parse_row, read_results, result_files
 from octupus.config import BfclSection
 from octupus.errors import ConfigError, JobError
-from octupus.runs import Reporter, publish_bytes, publish_json
+from octupus.publish import publish_bytes, publish_json
+from octupus.runs import Reporter
 
 STALL_S = 1800.0
 """No new answer for so long: the harness waits for something that does not come (it retries a 429 for ever)."""

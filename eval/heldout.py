@@ -22,7 +22,8 @@ from eval.endpoint import Server, identity, wait_for
 from eval.weights import wilson
 from octupus.config import Recipe
 from octupus.errors import DataError
-from octupus.runs import Reporter, Run, publish_bytes, publish_json, read_json
+from octupus.publish import publish_bytes, publish_json, read_json
+from octupus.runs import Reporter, Run
 from octupus.wire.messages import Conversation, Message
 
 CONCURRENCY = 16

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from octupus.runs import read_json
+from octupus.publish import read_json
 
 KEYS = ("Overall v3", "Non-Live AST", "Live", "Multi Turn", "Irrelevance", "Overall v4")
 ANCHORS = Path(__file__).with_name("anchors.yaml")

@@ -20,7 +20,8 @@ from eval.sample import BfclData
 from eval.scores import mismatch, read_failures, read_results
 from octupus.config import Recipe
 from octupus.errors import JobError
-from octupus.runs import Run, publish_bytes, read_json
+from octupus.publish import publish_bytes, read_json
+from octupus.runs import Run
 
 HERE = Path(__file__).parent
 STAGES = ("surgery", "teacher", "data", "baseline", "stage1", "stage2", "serve", "bfcl", "score")

@@ -22,7 +22,7 @@ from eval.ask import Asked, ask
 from eval.heldout import openai_message
 from eval.weights import wilson
 from octupus.errors import ConfigError
-from octupus.runs import publish_bytes, publish_json
+from octupus.publish import publish_bytes, publish_json
 from octupus.wire.messages import Message, ToolCall, canonical_json
 
 SIZES: Mapping[str, int] = {

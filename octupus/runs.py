@@ -1,4 +1,4 @@
-"""The run folder ``runs/<RUN>/``: atomic publish, stage state, progress and heartbeat, endpoint registry.
+"""The run folder ``runs/<RUN>/``: stage state, progress and heartbeat, endpoint registry.
 
 Everything that two processes agree on through files is here, once: see docs/run-folder.md. Standard library and
 pydantic only, so that a login node can read a run without torch.
@@ -6,75 +6,40 @@ pydantic only, so that a login node can read a run without torch.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from octupus.errors import JobError, Superseded
+from octupus.errors import JobError, Superseded, explain
+from octupus.publish import publish_json, read_json
 
 STALE_AFTER_S = 60.0
 """A heartbeat older than this many seconds means that its writer is dead."""
 HEARTBEAT_S = 5.0
 START = "OCTUPUS_START"
 """The variable that says to which start of which job a process belongs."""
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
-def publish_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file so that a reader sees the old content or the new, never a half.
-
-    Raises:
-        JobError: the file system is full or not writable; nothing at ``path`` has changed then.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _read(path: Path, kind: type[Kind]) -> Kind | None:
+    """What stands at ``path``; raises as :func:`read_json`."""
+    raw = read_json(path)
     try:
-        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        with os.fdopen(fd, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> JobError:
-    return JobError(f"cannot write {path}: {error.strerror}; free some space or choose another RUN folder")
-
-
-def publish_json(path: Path, value: Any) -> None:
-    """:func:`publish_bytes` of ``value`` (a pydantic model or plain data) as indented JSON."""
-    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    publish_bytes(path, (json.dumps(plain, ensure_ascii=False, indent=1) + "\n").encode())
-
-
-def read_json(path: Path) -> Any | None:
-    """The JSON at ``path``, or None where there is none.
-
-    Raises:
-        JobError: the file is damaged (publishing leaves none such: a copy that was cut off, a disk that failed).
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise JobError(f"{path} is damaged ({error}); restore it, or remove it to have its part done anew") from error
+        return None if raw is None else kind.model_validate(raw)
+    except ValidationError as error:
+        raise JobError(
+            f"{explain(error, kind, str(path))}; restore it, or remove it to have its part done anew"
+        ) from error
 
 
 class Signs:
@@ -237,8 +202,7 @@ class Stage:
         return self.path / "metrics.jsonl"
 
     def state(self) -> StageState | None:
-        raw = read_json(self.path / "state.json")
-        return None if raw is None else StageState.model_validate(raw)
+        return _read(self.path / "state.json", StageState)
 
     def set_state(self, state: StageState) -> None:
         """Raises:
@@ -248,8 +212,12 @@ class Stage:
         publish_json(self.path / "state.json", state)
 
     def progress(self) -> Progress | None:
-        raw = read_json(self.path / "progress.json")
-        return None if raw is None else Progress.model_validate(raw)
+        return _read(self.path / "progress.json", Progress)
+
+    def set_progress(self, done: float, unit: str) -> None:
+        """Of work without an end."""
+        now = Progress(done=done, total=None, unit=unit, heartbeat_at=time.time())
+        publish_json(self.path / "progress.json", now)
 
     @contextmanager
     def beating(self, every_s: float = HEARTBEAT_S, first: bool = True, gpus: int = 0) -> Iterator[None]:
@@ -285,8 +253,7 @@ class Stage:
                 os.utime(path)
 
     def heartbeat(self) -> Heartbeat | None:
-        raw = read_json(self.path / "heartbeat.json")
-        return None if raw is None else Heartbeat.model_validate(raw)
+        return _read(self.path / "heartbeat.json", Heartbeat)
 
     def silent_s(self, signs: Signs = SIGNS) -> float | None:
         """For how long the stage has given no sign of life, neither heartbeat nor progress; None: it never has."""
@@ -388,10 +355,3 @@ def this_host() -> str:
             except OSError:
                 return "127.0.0.1"
     return name
-
-
-def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one line; a single ``write`` call, so that lines of several writers do not mix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab", buffering=0) as stream:
-        stream.write((json.dumps(row, ensure_ascii=False) + "\n").encode())

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError, OctupusError
-from octupus.runs import Run, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Run
 from octupus.tokenizer import HfTokenizer, load_tokenizer
 from octupus.wire import Dialect, Wire, make_dialect, write_wire
 from octupus.wire.export import FILE as WIRE_FILE

@@ -16,7 +16,7 @@ from eval.endpoint import read_key
 from octupus import config
 from octupus.config import ServeSection
 from octupus.errors import ConfigError, OctupusError
-from octupus.runs import publish_bytes
+from octupus.publish import publish_bytes
 from slurm.publish import publish
 from slurm.stage import frozen
 from slurm.status import known_runs, the_run

@@ -1,8 +1,9 @@
 """A server beside the job's process, which alone hears that it is to end, and tells the server, which drains.
 
 Slurm signals every process of a step by itself, whatever its group, and an engine that hears SIGTERM ends in the middle
-of its requests. So a server is told to end by a signal that processes ignore unless they ask for it, and the one that
-announces a time limit or a preemption is ignored by the server and by what it starts.
+of its requests. So a server is told to end by a file that its job looks for; a signal that processes ignore unless they
+ask for it has the job look at once. The signal that announces a time limit or a preemption is ignored by the server and
+by what it starts.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from octupus.errors import Lost, OctupusError
 from slurm.beside import die_with_parent
 
 WIND_DOWN = signal.SIGURG
-"""Asks a server's job to drain and end: ``scancel --signal=URG``."""
+"""Has a server's job end it now: ``scancel --signal=URG``."""
+LOOK_S = 1.0
 PASSED_ON = (WIND_DOWN, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
 
-def run_apart(work: Callable[..., int], *words: Any) -> int:
+def run_apart(asked_to_end: Callable[[], bool], work: Callable[..., int], *words: Any) -> int:
     """``work(*words)`` in a process of its own; the first signal that this one got meanwhile, or else what it returns.
+
+    Args:
+        asked_to_end: looked at once a second; what it says counts as ``WIND_DOWN``.
 
     Raises:
         OctupusError: what it raised. Lost: it was killed, or ended without a word.
@@ -36,6 +41,9 @@ def run_apart(work: Callable[..., int], *words: Any) -> int:
     sender.close()
     assert process.pid is not None
     with _passing_on(process.pid) as received:
+        while not (received or receiver.poll(LOOK_S)):
+            if asked_to_end():
+                signal.raise_signal(WIND_DOWN)
         try:
             said = receiver.recv()
         except EOFError:

@@ -11,7 +11,8 @@ from octupus import estimate
 from octupus.config import Recipe, TrainSection
 from octupus.errors import ConfigError
 from octupus.estimate import Hours, Shape
-from octupus.runs import Run, read_json
+from octupus.publish import read_json
+from octupus.runs import Run
 from slurm import chain, cluster
 from slurm.cluster import Cluster
 from slurm.env.setup import has_gpu

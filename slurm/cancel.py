@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from octupus.errors import ConfigError
 from octupus.runs import Run
 from slurm import chain, reap, remote
-from slurm.apart import WIND_DOWN
 from slurm.claim import mark_over
 from slurm.cluster import KEEPER
 from slurm.ledger import Ledger, alone
 from slurm.queue import Job, Queue
+from slurm.service import ask_to_end
 from slurm.stage import frozen
 
 SETTLE_S = 20.0
@@ -62,8 +62,9 @@ def _on_slurm(run: Run, stage: str, queue: Queue) -> dict[str, list[Job]]:
                 ours.setdefault(one.stage, []).extend(left)
         # The keeper first: nothing is started again; then from the end of the chain: clients end before their server.
         for name in sorted(ours, key=lambda n: ORDER.index(n)):
-            serves = name in SERVICES and any(job.running for job in ours[name])
-            queue.cancel({job.array for job in ours[name]}, signal=WIND_DOWN if serves else None)
+            draining = {job.id for job in ours[name] if name in SERVICES and job.running}
+            ask_to_end(run, draining, queue)
+            queue.cancel({job.id if draining else job.array for job in ours[name]} - draining)
     drain_s = frozen(run).recipe.serve.drain_s if SERVICES & {*ours} else 0.0
     left = _wait([job for mine in ours.values() for job in mine], queue, drain_s + SETTLE_S)
     queue.cancel({job.array for job in left})

@@ -18,7 +18,8 @@ from eval import bfcl
 from eval.figures import CHECKPOINTS, rows_of
 from octupus.config import Recipe
 from octupus.errors import ConfigError, OctupusError
-from octupus.runs import Run, append_jsonl, read_json
+from octupus.publish import append_jsonl, read_json
+from octupus.runs import Run
 from slurm import measured
 from slurm.beside import serve_command, served
 from slurm.status import the_run

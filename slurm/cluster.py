@@ -13,6 +13,8 @@ from pydantic import Field, ValidationError
 
 from octupus.config import BudgetSection, Recipe, Section
 from octupus.errors import ConfigError, explain
+from octupus.publish import read_json
+from octupus.runs import Run
 from slurm import chain
 
 CLUSTERS = Path(__file__).resolve().parent / "clusters"
@@ -92,6 +94,16 @@ class Cluster(Section):
         return Resources.model_validate({**self.defaults.model_dump(), **own})
 
 
+def frozen_in(run: Run, name: str) -> Cluster:
+    """A cluster file as it was when the run was last submitted there: edits, and files that are gone, change nothing.
+
+    Raises:
+        ConfigError: there is none in the run, nor among the cluster files.
+    """
+    raw = read_json(run.path / "clusters" / f"{name}.json")
+    return load(name) if raw is None else Cluster.model_validate(raw)
+
+
 def load(name: str, folder: Path = CLUSTERS) -> Cluster:
     """Read and check a cluster file.
 
@@ -104,9 +116,12 @@ def load(name: str, folder: Path = CLUSTERS) -> Cluster:
         raise ConfigError(f"no cluster {name!r}: {path} does not exist; choose one of: {known}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        cluster = Cluster.model_validate({**raw, "name": name})
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds no keys with values, but {type(raw).__name__}: see slurm/clusters/local.yaml")
+    try:
+        cluster = Cluster.model_validate({**raw, "name": name})
     except ValidationError as error:
         raise ConfigError(explain(error, Cluster, f"cluster {name!r}")) from error
     stages = [step.name for step in chain.CHAIN]

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from octupus.config import Recipe
-from octupus.runs import Run, publish_json, read_json
+from octupus.publish import publish_json, read_json
+from octupus.runs import Run
 from slurm.cluster import Cluster
 from slurm.stage import Frozen
 
@@ -54,7 +55,7 @@ def _code(root: Path) -> Iterator[Path]:
 
 
 def freeze(run: Run, recipe: Recipe, where: Cluster, root: Path = ROOT) -> Frozen:
-    """Write ``recipe.json`` and the code snapshot."""
+    """Write ``recipe.json``, the cluster file and the code snapshot."""
     value = Frozen(
         recipe=recipe,
         cluster=where.name,
@@ -62,6 +63,7 @@ def freeze(run: Run, recipe: Recipe, where: Cluster, root: Path = ROOT) -> Froze
         git_revision=_git_revision(root),
         versions={"python": platform.python_version(), **dict(_versions())},
     )
+    publish_json(run.path / "clusters" / f"{where.name}.json", where)
     publish_json(run.path / "recipe.json", value)
     return value
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from eval.endpoint import BEFORE
 from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError, OctupusError
 from octupus.runs import Run
+from slurm import service
 from slurm.apart import run_apart
 from slurm.beside import serve_command, served
 from slurm.inside import slurm_id
@@ -126,18 +128,21 @@ class ServeJob(StageJob):
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
         model = model_to_serve(recipe, run)
         print(f"serving {model}", flush=True)
-        if not slurm_id():
-            serve_in(run, recipe, model)
-        elif run_apart(serve_in, run, on_a_free_port(recipe), model, self.task) == signal.SIGUSR2:
-            signal.raise_signal(signal.SIGUSR2)  # the time limit, or preemption: submitit has it requeued
+        if slurm_id():
+            told = partial(service.asked_to_end, run, slurm_id())
+            ended_by = run_apart(told, serve_in, run, on_a_free_port(recipe), model, self.place)
+            if ended_by == signal.SIGUSR2:
+                signal.raise_signal(signal.SIGUSR2)  # the time limit, or preemption: submitit has it requeued
+        else:
+            serve_in(run, recipe, model, self.place)
         return {"model": str(model.relative_to(run.path)) if model.is_relative_to(run.path) else str(model)}
 
 
-def serve_in(run: Run, recipe: Recipe, model: Path, task: str = "") -> int:
-    """Serve until a signal ends it, whose number this is."""
+def serve_in(run: Run, recipe: Recipe, model: Path, place: str) -> int:
+    """Serve until a signal ends it, whose number this is; ``place`` says which replica it is."""
     from octupus.serve import app
 
-    return app.run(recipe, run, model, task.removeprefix("replica") or "0")
+    return app.run(recipe, run, model, place.partition("replica")[2] or "0", run.stage(place))
 
 
 def on_a_free_port(recipe: Recipe) -> Recipe:
@@ -169,7 +174,6 @@ class BfclJob(StageJob):
 
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
         from eval import bfcl, heldout
-        from slurm import service
 
         if slurm_id() and recipe.bfcl.url is None:
             service.await_endpoint(run)
@@ -184,13 +188,15 @@ class ScoreJob(StageJob):
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
         from eval import bfcl
 
-        with closing(run, "bfcl") as outputs:
-            self._check_tasks(recipe, run)
-            outputs.update(bfcl.score(recipe, run))
-        if slurm_id():
-            from slurm import service
-
-            service.release(run, self.stage)
+        failed = True
+        try:
+            with closing(run, "bfcl") as outputs:
+                self._check_tasks(recipe, run)
+                outputs.update(bfcl.score(recipe, run))
+            failed = False
+        finally:
+            if slurm_id():
+                service.release_from(run, self.stage, failed)
         return outputs
 
     def _check_tasks(self, recipe: Recipe, run: Run) -> None:

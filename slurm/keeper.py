@@ -21,9 +21,9 @@ from slurm.inside import slurm_id
 from slurm.jobs import JOBS
 from slurm.ledger import Ledger, Submission, alone
 from slurm.queue import Job, Queue
-from slurm.remote import Remote, jobs_of
+from slurm.remote import Remote, jobs_of, progress_of
 from slurm.service import release
-from slurm.stage import StageJob, frozen, place
+from slurm.stage import TIME_IS_UP, StageJob, frozen, place
 
 HELD = ("launch failed requeued held", "JobHoldMaxRequeue", "launch_failed_requeued_held")
 """Slurm's words for a job that it could not start on its node and now holds for ever."""
@@ -117,8 +117,7 @@ class Keeper:
         if not job.over:
             return self._alive(one, task, job, mine)
         if job.state == "COMPLETED":
-            service = any(step.service for step in chain.CHAIN if step.name == one.stage)
-            if service or (mine is not None and mine.status == "done"):
+            if _is_service(one.stage) or (mine is not None and mine.status == "done"):
                 return Fate("done")
             return Fate("lost", f"job {job.id} ended well, but never said that it was done")
         if job.state == "CANCELLED":
@@ -132,7 +131,9 @@ class Keeper:
             return Fate("over", f"job {job.id}: {job.state}{hint}")
         if job.state == "FAILED" and mine is not None and mine.status == "failed" and not mine.lost:
             return Fate("over", mine.reason)
-        return Fate("lost", self._why(job, mine), "" if job.state in ("PREEMPTED", "TIMEOUT") else self._suspects(job))
+        why = self._why(job, mine)
+        innocent = job.state in ("PREEMPTED", "TIMEOUT") or why.startswith(TIME_IS_UP)
+        return Fate("lost", why, "" if innocent else self._suspects(job))
 
     def _forgotten(self, job_id: str, mine: StageState | None) -> Fate:
         """Slurm knows it no longer: its own word is all there is, and it counts only where it is a last word."""
@@ -149,8 +150,9 @@ class Keeper:
             if any(words in job.reason for words in HELD):
                 return Fate("lost", f"Slurm could not start job {job.id} and holds it ({job.reason})", job.nodes)
             return Fate("works")
-        limits, stage = cluster.load(one.cluster).watch, self.run.stage(place(one.stage, task))
-        if job.restarts > limits.retries and self._stuck(one):
+        limits, stage = cluster.frozen_in(self.run, one.cluster).watch, self.run.stage(place(one.stage, task))
+        # What ends a server that nobody has asked yet is its time limit: no sign of being stuck.
+        if job.restarts > limits.retries and self._stuck(one) and not _is_service(one.stage):
             return Fate("lost", f"Slurm has started job {job.id} {job.restarts} times again, and it came no further")
         silent = stage.silent_s(self.signs)
         if mine is None or mine.job != job.id or mine.restart != job.restarts:  # nothing of this start yet
@@ -177,7 +179,7 @@ class Keeper:
     def _again(self, ledger: Ledger, one: Submission, fate: Fate, found: Mapping[str, Job], kinds: Kinds) -> bool:
         """Submit a stage once more, and what waited for it; False where it is over: the reason is in its state then."""
         retry = one.retry + 1 if self._stuck(one) else 1
-        where, recipe = cluster.load(one.cluster), frozen(self.run).recipe
+        where, recipe = cluster.frozen_in(self.run, one.cluster), frozen(self.run).recipe
         why = self._forbidden(recipe, where, retry, fate)
         self._end(ledger, one, found, fate.reason)
         if why:
@@ -185,7 +187,11 @@ class Keeper:
             return False
         remote = Remote(recipe, where, ledger, self.queue, self.jobs)
         tasks = {"tasks": fate.tasks} if fate.tasks else {}
-        made = self._send(remote, one.model_copy(update={"retry": retry, **tasks}), fate.nodes, found, ())
+        try:
+            made = self._send(remote, one.model_copy(update={"retry": retry, **tasks}), fate.nodes, found, ())
+        except ConfigError as error:
+            self._note(one, f"{fate.reason}; not started again: {error}", anyhow=True)
+            return False
         self._say(one.stage, f"{fate.reason}; again as job {made.job_id} (retry {retry} of {where.watch.retries})")
         replaced = {one.stage: one.job_id}
         for step in chain.CHAIN:
@@ -195,16 +201,19 @@ class Keeper:
             if kinds[step.name] == "over" and not step.after_any:
                 continue  # a person cancelled it, or it failed by itself
             self._end(ledger, waits, found, f"{one.stage} is run again")
-            again = self._send(remote, waits, "", found, replaced)
+            try:
+                again = self._send(remote, waits, "", found, replaced)
+            except ConfigError as error:
+                self._note(waits, f"{one.stage} is run again, and this is not: {error}", anyhow=True)
+                continue
             if not step.service:
                 replaced[step.name] = waits.job_id
             self._say(step.name, f"again as job {again.job_id}, after {', '.join(again.links)}")
         return True
 
     def _stuck(self, one: Submission) -> bool:
-        """Whether a stage has come no further since it was submitted; a server has nowhere to get to."""
-        progress = self.run.stage(one.stage).progress()
-        return not one.until and (progress is None or progress.done <= one.done)
+        """Whether a stage has come no further since it was submitted; a server: answered nothing."""
+        return progress_of(self.run, one) <= one.done
 
     def _forbidden(self, recipe: Recipe, where: cluster.Cluster, retry: int, fate: Fate) -> str:
         """Why it must not be started again; empty where it may."""
@@ -256,6 +265,10 @@ class Keeper:
         print(f"{time.strftime('%H:%M:%S')} {stage}: {what}", flush=True)
 
 
+def _is_service(stage: str) -> bool:
+    return any(step.service for step in chain.CHAIN if step.name == stage)
+
+
 def _any_left(stages: Collection[str], fates: Mapping[str, Fate]) -> bool:
     """Whether one of them is still to run, or to be run again."""
     return any(fates[name].kind in ("works", "lost") for name in stages if name in fates)
@@ -265,7 +278,7 @@ class KeeperJob(StageJob):
     """The keeper as a job of the run."""
 
     def work(self, recipe: Recipe, run: Run) -> dict[str, Any]:
-        keeper, every_s = Keeper(run, Queue()), cluster.load(frozen(run).cluster).watch.every_s
+        keeper, every_s = Keeper(run, Queue()), cluster.frozen_in(run, frozen(run).cluster).watch.every_s
         while keeper.step():
             time.sleep(every_s)
         return {}

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from octupus.config import Section
-from octupus.errors import ConfigError
-from octupus.runs import Run, append_jsonl
+from octupus.errors import ConfigError, JobError, explain
+from octupus.publish import append_jsonl
+from octupus.runs import Run
 
 
 class Submission(Section):
@@ -74,7 +75,11 @@ class Ledger:
             if "ended" in row:
                 self.ended[row["ended"]] = row["reason"]
             elif row.get("executor") == "slurm":
-                self.submissions.append(Submission.model_validate(row))
+                try:
+                    self.submissions.append(Submission.model_validate(row))
+                except ValidationError as error:
+                    what = f"{run.path / 'jobs.jsonl'}: a submission of another version of the code"
+                    raise JobError(explain(error, Submission, what)) from error
 
     @property
     def newest(self) -> dict[str, Submission]:
@@ -95,9 +100,20 @@ class Ledger:
 
 def _rows(run: Run) -> Iterator[dict[str, str]]:
     path = run.path / "jobs.jsonl"
-    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
-        if line.endswith(b"\n"):  # the last one may be on its way
-            yield json.loads(line)
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):  # the last one may be on its way
+            return
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise JobError(
+                f"{path}, line {number}, is damaged: take it out; a job that it told of is found by its name, "
+                f"squeue --me --name={run.name}-<stage>"
+            )
+        yield row
 
 
 @contextmanager

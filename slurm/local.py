@@ -19,7 +19,8 @@ from submitit.local.local import LocalJob
 
 from octupus.config import Recipe
 from octupus.errors import JobError
-from octupus.runs import StageState, append_jsonl, read_json
+from octupus.publish import append_jsonl, read_json
+from octupus.runs import StageState
 from slurm import chain, ranks, reap
 from slurm.chain import Planned
 from slurm.claim import Claim, mark_over

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from octupus.runs import STALE_AFTER_S, Heartbeat, Run, StageState
 from slurm import chain, cluster, reap, reasons, remote
@@ -27,6 +28,8 @@ class Look:
     run: Run
     frozen: Frozen
     ledger: Ledger
+    doubted: Set[str] = frozenset()
+    """The ids of jobs that the folder alone does not tell the end of."""
     found: Mapping[str, Job] | None = None
 
     @staticmethod
@@ -36,7 +39,9 @@ class Look:
         Raises:
             JobError: it cannot be read.
         """
-        return Look(run, frozen(run), Ledger(run))
+        look = Look(run, frozen(run), Ledger(run))
+        doubted = {job_id for one in look.ledger.newest.values() for job_id in look._doubted(one)}
+        return replace(look, doubted=doubted)
 
     @staticmethod
     def at(runs: Sequence[Run], queue: Queue | None = None) -> list[Look]:
@@ -52,12 +57,15 @@ class Look:
         """Raises:
         Silent: Slurm does not answer.
         """
-        asked = {job_id for look in read for one in look.ledger.newest.values() for job_id in look.in_doubt(one)}
+        asked = {job_id for look in read for job_id in look.doubted}
         found = (queue or Queue()).jobs(asked) if asked else {}
         return [replace(look, found=found) for look in read]
 
-    def in_doubt(self, one: Submission) -> list[str]:
-        """The ids of a submission's jobs that the folder alone does not tell the end of."""
+    def in_doubt(self, one: Submission) -> bool:
+        """Whether the folder alone does not tell the end of each of its jobs."""
+        return not self.doubted.isdisjoint(one.job_ids())
+
+    def _doubted(self, one: Submission) -> list[str]:
         over = {"done", "failed"}
         if one.stage == KEEPER and one.job_id in self.ledger.ended:
             return []
@@ -96,7 +104,8 @@ class Look:
         if one is None:
             return self._silent(made)
         jobs = self._jobs(one)
-        if not jobs:
+        told = made.status in ("submitted", "running") and not self.in_doubt(one)  # each task has, in its folder
+        if not jobs and not (told and len(one.tasks) > 1):
             return self._forgotten(replace(made, job=one.job_id), one)
         if len(one.tasks) > 1:
             return self._of_tasks(replace(made, job=one.job_id), one, jobs)
@@ -214,7 +223,8 @@ class Look:
                 if any(r.status in ("dead", "stuck") and r.job for r in bad)
                 else ""
             )
-            log = f"read {bad[0].log}, mend the cause, then " if bad[0].status == "failed" else first
+            read = f"read {bad[0].log}, " if Path(bad[0].log).exists() else ""
+            log = f"{read}mend the cause, then " if bad[0].status == "failed" else first
             return f"{log}make {' '.join(todo)} {on}"
         running = [r.name for r in rows if r.status in ("running", "starting") and r.name != KEEPER]
         if running:
@@ -227,7 +237,8 @@ class Look:
         return ""
 
     def _kept(self, by: Mapping[str, Row]) -> bool:
-        return KEEPER in by and by[KEEPER].status == "running" and cluster.load(self.frozen.cluster).keeper is not None
+        where = cluster.frozen_in(self.run, self.frozen.cluster)
+        return KEEPER in by and by[KEEPER].status == "running" and where.keeper is not None
 
 
 def _together(nodes: Iterable[str]) -> str:

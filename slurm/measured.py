@@ -14,7 +14,7 @@ from pathlib import Path
 
 from octupus.config import ModelSection, Recipe, WireSection
 from octupus.errors import ConfigError, OctupusError
-from octupus.runs import publish_json, read_json
+from octupus.publish import publish_json, read_json
 
 
 def categories_of(text: str) -> dict[str, int | None]:

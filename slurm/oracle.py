@@ -23,7 +23,8 @@ from eval.weights import expand
 from octupus import config
 from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError, OctupusError
-from octupus.runs import Run, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Run
 from slurm import measured
 from slurm.beside import serve_command, served
 from slurm.jobs import SurgeryJob

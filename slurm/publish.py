@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from eval import report
 from octupus.config import Recipe
 from octupus.errors import ConfigError, JobError
-from octupus.runs import Run, publish_bytes, read_json
+from octupus.publish import publish_bytes, read_json
+from octupus.runs import Run
 from slurm.stage import frozen, newest_model
 
 OPEN = re.compile(r"(apache-2\.0|mit|cc0-1\.0|cc-by-4\.0|cc-by-sa-4\.0|odc-by)\b", re.IGNORECASE)

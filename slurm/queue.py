@@ -42,6 +42,10 @@ class Silent(JobError):
     """Slurm did not answer, or not as it should: nothing is known about any job, least of all that it is gone."""
 
 
+class Absent(ConfigError):
+    """Slurm's commands are not installed here."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One job (of an array: one task) as Slurm sees it."""
@@ -173,7 +177,7 @@ class Queue:
                 command, capture_output=True, text=True, timeout=self.timeout_s, check=False, env=environment
             )
         except FileNotFoundError as error:
-            raise ConfigError(
+            raise Absent(
                 f"no command {command[0]} here: submit from a node where Slurm is installed, or leave CLUSTER= out"
             ) from error
         except subprocess.TimeoutExpired as error:

@@ -15,7 +15,7 @@ from types import FrameType
 
 from submitit.local.local import Controller
 
-from octupus.runs import publish_json
+from octupus.publish import publish_json
 from slurm import reap
 
 POLL_S = 0.05

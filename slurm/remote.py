@@ -64,6 +64,12 @@ def jobs_of(one: Submission | None, found: Mapping[str, Job]) -> list[Job]:
     return [job for job in known if job.name == one.name]
 
 
+def progress_of(run: Run, one: Submission) -> float:
+    """How far a stage has come, its tasks together, over all attempts."""
+    found = [run.stage(where).progress() for where in {one.stage, *(place(one.stage, task) for task in one.tasks)}]
+    return sum(progress.done for progress in found if progress is not None)
+
+
 def alive(jobs: Sequence[Job]) -> list[Job]:
     """Those that run or will."""
     return [job for job in jobs if not job.over and job.reason != "DependencyNeverSatisfied"]
@@ -157,24 +163,37 @@ class Remote:
             needs = (
                 () if p.step.after_any else tuple(dict.fromkeys([*proven, *(n for n in linked if n in p.step.after)]))
             )
-            made.append(
-                self.send(
-                    Submission(
-                        stage=p.name,
-                        job_id="",
-                        attempt=0 if state is None else state.attempt,
-                        tasks=chain.tasks_of(self.recipe, p.name),
-                        inputs=p.inputs,
-                        code=code,
-                        cluster=self.where.name,
-                        needs=needs,
-                        until=last_user(p.step, planned) if p.step.service else "",
-                        links={name: self.ledger.newest[name].job_id for name in linked},
-                    )
-                )
+            asked = Submission(
+                stage=p.name,
+                job_id="",
+                attempt=0 if state is None else state.attempt,
+                tasks=chain.tasks_of(self.recipe, p.name),
+                inputs=p.inputs,
+                code=code,
+                cluster=self.where.name,
+                needs=needs,
+                until=last_user(p.step, planned) if p.step.service else "",
+                links={name: self.ledger.newest[name].job_id for name in linked},
             )
+            try:
+                made.append(self.send(asked))
+            except ConfigError:
+                self._take_back(made, f"Slurm refuses {p.name}")
+                raise
         assert {one.stage for one in made} == running
         return made
+
+    def _take_back(self, made: Sequence[Submission], why: str) -> None:
+        """Half a chain is none: what was submitted already does not start."""
+        for one in made:
+            for job_id in one.job_ids():
+                self.ledger.end(job_id, why)
+            for where in {one.stage, *(place(one.stage, task) for task in one.tasks)}:
+                state = self.run.stage(where).state()
+                if state is not None:
+                    over = {"status": "failed", "reason": f"cancelled: {why}", "ended_at": time.time()}
+                    self.run.stage(where).set_state(state.model_copy(update=over))
+        self.queue.cancel([one.job_id for one in made])
 
     def linked(self, step: Step, fresh: Collection[str], found: Mapping[str, Job]) -> list[str]:
         """The stages at work that a step has to wait for; ``fresh``: submitted so lately that ``found`` lacks them.
@@ -207,8 +226,11 @@ class Remote:
         if step is not None and step.service:
             for task in last.tasks or ("0",):
                 self.run.withdraw_endpoint(task.removeprefix("replica"))
+        requeued = self.where.resources(last.stage).requeue
         calls = [
-            self.jobs[last.stage](str(self.run.path), last.stage, last.inputs, attempt, last.needs, task, last.code)
+            self.jobs[last.stage](
+                str(self.run.path), last.stage, last.inputs, attempt, last.needs, task, last.code, requeued
+            )
             for task in last.tasks or ("",)
         ]
         parameters = self._parameters(last, exclude)
@@ -226,7 +248,7 @@ class Remote:
                 "exclude": exclude,
                 "name": parameters["job_name"],
                 "logs": tuple(str(log.relative_to(self.run.path)) for log in logs),
-                "done": progress.done if (progress := stage.progress()) else 0.0,
+                "done": progress_of(self.run, last),
                 "at": time.time(),
             }
         )
@@ -239,12 +261,19 @@ class Remote:
 
     def _parameters(self, last: Submission, exclude: str) -> dict[str, Any]:
         values = environment(self.run, last.code, self.where)
-        links = dependency(self.steps, last.stage, last.links)
+        # Of several servers the first: ``after:`` an array waits until each of its tasks has had its GPUs.
+        first = {one.job_id: next(iter(one.job_ids())) for one in self.ledger.newest.values() if one.stage == "serve"}
+        links = dependency(self.steps, last.stage, {name: first.get(i, i) for name, i in last.links.items()})
         made = cluster.slurm_parameters(self.where, self.recipe, last.stage, values, links)
         made.pop("map_count", None)
         nodes = ",".join(filter(None, [made.get("exclude"), exclude]))
-        named = {"job_name": f"{self.run.name}-{last.stage}"}  # two runs of a recipe are told apart in squeue
+        named = {"job_name": job_name(self.run, last.stage)}
         return {**made, **named, **({"exclude": nodes} if nodes else {})}
+
+
+def job_name(run: Run, stage: str) -> str:
+    """By which two runs of a recipe are told apart in squeue."""
+    return f"{run.name}-{stage}"
 
 
 def dependency(steps: Sequence[Step], stage: str, links: Mapping[str, str]) -> str | None:
@@ -280,9 +309,8 @@ def _sbatch(
         try:
             made = executor.submit_array(calls)
         except FailedJobError as error:
-            raise ConfigError(
-                f"Slurm refuses {parameters['job_name']}: {str(error).strip()}; mend the cluster file"
-            ) from error
+            why = f"Slurm refuses {parameters['job_name']}: {str(error).strip()}"
+            raise ConfigError(f"{why}; mend the cluster file, or what Slurm names") from error
     if len(made) > 1:
         return str(made[0].job_id).partition("_")[0], [Path(job.paths.stdout) for job in made]
     return str(made[0].job_id), [Path(made[0].task(rank).paths.stdout) for rank in range(made[0].num_tasks)]

@@ -7,6 +7,7 @@ resumes from is found by the stage itself. Every rank of a job is one call.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -21,11 +22,13 @@ from pydantic import Field, ValidationError
 
 from octupus.config import Recipe, Section
 from octupus.errors import Interrupted, JobError, Lost, OctupusError, Superseded, explain
-from octupus.runs import Run, Stage, StageState, Start, read_json
+from octupus.publish import read_json
+from octupus.runs import Run, Stage, StageState, Start
 from slurm.inside import gpus_held, join_ranks, restarts, slurm_id
 
 REQUEUE_S = 120.0
 """How long the other ranks wait for the requeue that the first one asks for; it ends them."""
+TIME_IS_UP = "told to end by its time limit or a preemption"
 MODELS = ("stage2/export", "stage1/export", "surgery/model")
 
 
@@ -105,6 +108,8 @@ class StageJob:
     """Which task of an array this is."""
     code: str = ""
     """Digest of the snapshot that it runs from."""
+    requeued: bool = True
+    """Whether Slurm may start it again."""
 
     @property
     def place(self) -> str:
@@ -137,7 +142,14 @@ class StageJob:
             raise SystemExit(error.exit_code) from None
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        """For submitit, before it has Slurm requeue the job: the same job again, which finds its own way on."""
+        """For submitit, before it has Slurm requeue the job: the same job again, which finds its own way on.
+
+        Raises:
+            Lost: Slurm may not start it again, or cannot be told to from here.
+        """
+        if slurm_id() and not (self.requeued and shutil.which("scontrol")):
+            why = "requeue is off in the cluster file" if not self.requeued else "there is no scontrol here"
+            raise Lost(f"{TIME_IS_UP}, and it is not started again ({why}): the same make command goes on from here")
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -154,7 +166,7 @@ class StageJob:
         if restarts() and slurm_id():
             from slurm import budget, cluster
 
-            budget.afford(value.recipe, run, cluster.load(value.cluster), [], budget.spent(run))
+            budget.afford(value.recipe, run, cluster.frozen_in(run, value.cluster), [], budget.spent(run))
 
     @contextmanager
     def _recording(self, run: Run, start: Start) -> Iterator[dict[str, Any]]:

@@ -50,7 +50,8 @@ def the_run(given: Mapping[str, str]) -> Run:
         run = run_named(name)
         if not (run.path / "recipe.json").is_file():
             raise ConfigError(
-                f"no run {name!r} in {runs_folder()}; there are: {', '.join(r.name for r in runs) or '-'}"
+                f"no run {name!r} in {runs_folder()}; there are: {', '.join(r.name for r in runs) or '-'}. Jobs that it "
+                f"may still have on Slurm are named {name}-<stage>: scancel --me --name={name}-<stage>"
             )
         return run
     if not runs:
@@ -97,7 +98,10 @@ def all_of(runs: Sequence[Run], console: Console) -> None:
     except OctupusError as error:
         console.print(f"what Slurm knows is missing here: {error}", markup=False, highlight=False, soft_wrap=True)
     for look in sound:
-        status(look, console)
+        try:
+            status(look, console)
+        except OctupusError as error:
+            console.print(f"{look.run.name}: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
 def watch(given: Mapping[str, str], console: Console) -> None:

@@ -32,7 +32,7 @@ from slurm.jobs import JOBS
 from slurm.keeper import KeeperJob
 from slurm.ledger import Ledger, alone
 from slurm.queue import Queue
-from slurm.remote import Remote, environment
+from slurm.remote import Remote, environment, job_name
 from slurm.stage import Frozen, frozen, newest_model
 
 DEFAULT_RECIPE = "v2"
@@ -180,6 +180,7 @@ def dry(recipe: Recipe, run: Run, where: Cluster, planned: Sequence[Planned]) ->
             kind = "afterany" if p.step.after_any else "afterok"
             before = [f"{kind}:<{q.name}>" for q in planned if q.action == "run" and q.name in p.step.after]
             parameters = cluster.slurm_parameters(where, recipe, p.name, values, ",".join(before) or None)
+            parameters["job_name"] = job_name(run, p.name)
             print(f"\n# ---- {p.name}\n{cluster.sbatch_text(where, parameters, run.stage(p.name).log)}")
         print(f"at most {hours:,.0f} GPU-hours (every job up to its time limit)")
     todo = [p.name for p in planned if p.action == "run"]

@@ -104,6 +104,8 @@ def _progress(run: Run, step: Step, state: StageState) -> Progress | None:
     newest = max(mine, key=lambda p: p.heartbeat_at, default=None)
     if newest is None or step.array is None:
         return newest
+    if newest.total is None:
+        return newest.model_copy(update={"done": sum(p.done for p in mine)})
     total = sum(p.total or 0 for p in mine)
     rate = sum(p.rate or 0 for p in mine if p.total is None or p.done < p.total)
     return newest.model_copy(

@@ -10,7 +10,7 @@ from typing import Any
 
 from octupus.data.shards import writing
 from octupus.errors import DataError
-from octupus.runs import publish_bytes
+from octupus.publish import publish_bytes
 from octupus.wire.messages import canonical_json
 
 _SEAL = ', "checksum": "'

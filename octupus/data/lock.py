@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from octupus.config import RECIPES
 from octupus.errors import ConfigError, DataError
-from octupus.runs import publish_bytes
+from octupus.publish import publish_bytes
 
 LOCK = RECIPES / "lock.yaml"
 _HEAD = "# Written by `make fetch`: what was fetched. Take an entry out to fetch another revision of it.\n"

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from octupus.errors import DataError
-from octupus.runs import publish_json, read_json
+from octupus.publish import publish_json, read_json
 
 FORMAT_VERSION = 1
 ARRAYS = {"ids": "<i4", "mask": "<u1", "rows": "<i8", "starts": "<i8"}

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from octupus.data.near import SLOTS
 from octupus.data.shards import writing
 from octupus.errors import DataError
-from octupus.runs import publish_json, read_json
+from octupus.publish import publish_json, read_json
 from octupus.wire.messages import Conversation, canonical_json
 
 COLUMNS = {"ends": "<i8", "identities": "<u8", "questions": "<u8", "languages": "<u1", "tools": "<u2"}

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from octupus.config import Recipe
 from octupus.errors import OctupusError
-from octupus.runs import Run
+from octupus.runs import Run, Stage
 from octupus.serve import routes
 from octupus.serve.answers import written
 from octupus.serve.engines import Engine, EngineFactory
@@ -118,8 +118,11 @@ async def _authorised(request: web.Request, handler: Handler) -> web.StreamRespo
     return await handler(request)
 
 
-def run(recipe: Recipe, run: Run, model_dir: Path, replica: str = "0") -> int:
+def run(recipe: Recipe, run: Run, model_dir: Path, replica: str = "0", stage: Stage | None = None) -> int:
     """Serve a run's checkpoint until SIGTERM, SIGINT or SIGUSR2; the endpoint is published while the server is ready.
+
+    Args:
+        stage: whose progress the answered requests are.
 
     Returns:
         The number of the signal that ended it; 0 where it ended by itself (nobody asked for long).
@@ -127,5 +130,5 @@ def run(recipe: Recipe, run: Run, model_dir: Path, replica: str = "0") -> int:
     Raises:
         ConfigError: the port is in use, a file is missing. JobError: the engine did not start, or died.
     """
-    wire, publication = recipe.wire, Publication(run, replica)
+    wire, publication = recipe.wire, Publication(run, replica, stage)
     return serve(build_app, recipe.serve, model_dir, wire.dialect, wire.system, recipe.name, publication)

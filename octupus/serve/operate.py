@@ -24,7 +24,7 @@ from aiohttp import web
 
 from octupus.config import ServeSection
 from octupus.errors import ConfigError, JobError
-from octupus.runs import Endpoint, Run, this_host
+from octupus.runs import Endpoint, Run, Stage, this_host
 from octupus.serve.engines import SWITCH_S, Engine, factory
 from octupus.serve.processes import Brood
 from octupus.serve.service import SERVICE, Service, Settings
@@ -42,6 +42,8 @@ class Publication:
 
     run: Run
     replica: str = "0"
+    stage: Stage | None = None
+    """Whose progress the answered requests are, those of earlier servers included; None: nobody's."""
 
 
 def serve(
@@ -154,7 +156,15 @@ def _published(publication: Publication | None, service: Service, url: str) -> I
         return
     run, replica, instance, over = publication.run, publication.replica, secrets.token_hex(8), threading.Event()
 
+    last = None if publication.stage is None else publication.stage.progress()
+    before = 0.0 if last is None else last.done
+
+    def count() -> None:
+        if publication.stage is not None:
+            publication.stage.set_progress(before + service.answered, "requests")
+
     def publish() -> None:
+        count()
         facts = {"model": service.settings.model, "fingerprint": service.wire.fingerprint, "instance": instance}
         job = os.environ.get("SLURM_JOB_ID", "")
         run.publish_endpoint(replica, Endpoint(url=url, job_id=job, heartbeat_at=time.time(), **facts))
@@ -171,6 +181,7 @@ def _published(publication: Publication | None, service: Service, url: str) -> I
     finally:
         over.set()
         beating.join()
+        count()
         mine = run.endpoints().get(replica)
         if mine is None or mine.instance == instance:
             run.withdraw_endpoint(replica)

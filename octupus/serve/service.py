@@ -61,6 +61,7 @@ class Service:
         self.expired = False
         self.created = int(time.time())
         self.last_request = time.monotonic()
+        self.answered = 0
         self._constraint: Constraint | None = None
         self._large = ThreadPoolExecutor(1, thread_name_prefix="large-requests")
         self._make_engine = make_engine
@@ -151,6 +152,7 @@ class Service:
         self.last_request = time.monotonic()
         try:
             yield self.engine
+            self.answered += 1
         except EngineDied as error:
             self.fail(str(error))
             raise

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from octupus.data.appended import AppendedFile
-from octupus.runs import Reporter, append_jsonl
+from octupus.publish import append_jsonl
+from octupus.runs import Reporter
 from octupus.teacher.claims import Claim, Claims
 from octupus.teacher.ledger import Ledger
 from octupus.teacher.prompts import Prompt

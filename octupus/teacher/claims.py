@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from octupus.data.shards import writing
-from octupus.runs import HEARTBEAT_S, STALE_AFTER_S, publish_json, this_host
+from octupus.publish import publish_json
+from octupus.runs import HEARTBEAT_S, STALE_AFTER_S, this_host
 
 
 @dataclass(frozen=True)

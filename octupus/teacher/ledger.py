@@ -22,7 +22,7 @@ from typing import Any
 
 from octupus.data.appended import AppendedFile, opened
 from octupus.data.shards import writing
-from octupus.runs import publish_json, read_json
+from octupus.publish import publish_json, read_json
 from octupus.teacher.measure import Lengths, example
 from octupus.teacher.plan import Plan
 

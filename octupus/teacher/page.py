@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from octupus.config import TeacherSection
-from octupus.runs import publish_bytes
+from octupus.publish import publish_bytes
 from octupus.teacher.measure import KINDS, Lengths, bucket_name
 
 EXAMPLES = 5

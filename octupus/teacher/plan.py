@@ -18,7 +18,8 @@ from octupus.data.shards import writing
 from octupus.data.sources import Row, Source, bound, open_source, rows_code
 from octupus.data.workers import Workers
 from octupus.errors import ConfigError, DataError
-from octupus.runs import Run, publish_json, read_json
+from octupus.publish import publish_json, read_json
+from octupus.runs import Run
 from octupus.teacher.prompts import Prompt, prompt_of
 from octupus.wire.messages import canonical_json
 

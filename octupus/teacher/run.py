@@ -11,7 +11,8 @@ from typing import Any
 
 from octupus.config import Recipe
 from octupus.errors import DataError, JobError
-from octupus.runs import Run, publish_json, read_json
+from octupus.publish import publish_json, read_json
+from octupus.runs import Run
 from octupus.teacher import merged, page
 from octupus.teacher.bench import POLL_S, Bench
 from octupus.teacher.claims import Claims

@@ -17,7 +17,8 @@ from typing import Any
 
 from octupus.config import TrainSection
 from octupus.errors import ConfigError, JobError
-from octupus.runs import check_current, publish_json
+from octupus.publish import publish_json
+from octupus.runs import check_current
 from octupus.train.ranks import Ranks
 
 MARKER = "complete.json"

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from octupus.estimate import peak
-from octupus.runs import Reporter, Stage, append_jsonl, publish_bytes
+from octupus.publish import append_jsonl, publish_bytes
+from octupus.runs import Reporter, Stage
 
 EVERY_S = 5.0
 STRAGGLES = 1.5

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from octupus.errors import Lost
-from octupus.runs import publish_json, read_json
+from octupus.publish import publish_json, read_json
 
 COLLECTIVE = ("torch/distributed/", "deepspeed/comm/")
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from octupus.config import Recipe
 from octupus.errors import DataError, Lost
-from octupus.runs import Run, append_jsonl, check_current, publish_json, read_json
+from octupus.publish import append_jsonl, publish_json, read_json
+from octupus.runs import Run, check_current
 from slurm import chain
 from slurm.stage import StageJob
 

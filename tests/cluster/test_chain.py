@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from slurm import chain as graph
-from tests.cluster.chained import STEPS, Chain, Checkout
+from tests.cluster.chained import OTHERS, STEPS, Chain, Checkout
 from tests.cluster.registry import Scene
 from tests.cluster.slurm_view import Here, job_state, nodes_of, slurm, until
 
@@ -118,6 +118,17 @@ def test_two_servers_share_what_is_asked_and_both_end(undisturbed: Scene) -> Non
     for task in (0, 1):
         until(lambda one=f"{server}_{task}": job_state(one) not in ("RUNNING", "COMPLETING"), "the server ends")
         assert job_state(f"{server}_{task}") == "COMPLETED"
+
+
+def test_one_server_answers_while_the_other_waits_for_a_place(undisturbed: Scene) -> None:
+    undisturbed.checkout.cluster("narrow", "stages: {serve: {array_parallel: 1}}\n", exclude=OTHERS)
+    chain = replace(undisturbed, name="narrow").chain("narrow", trained=True)
+    chain.submit("bfcl", SET="serve.replicas=2 bfcl.categories.simple_python=10")
+    chain.done("score")
+    assert chain.state("score").outputs["entries"] == 10 and chain.state("score").outputs["errors"] == 0
+    chain.at_rest()
+    (server,) = chain.jobs("serve")
+    assert {job_state(f"{server}_{task}") for task in (0, 1)} <= {"COMPLETED", "CANCELLED", ""}
 
 
 @pytest.mark.short

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from octupus.config import Recipe
-from octupus.runs import Run, StageState, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Run, StageState
 from slurm import chain, cluster
 from slurm.cluster import Cluster
 from slurm.keeper import Keeper

@@ -17,7 +17,8 @@ from typing import Any
 
 from octupus.config import Recipe
 from octupus.errors import DataError, JobError, OctupusError
-from octupus.runs import Endpoint, Run, append_jsonl, publish_json, read_json
+from octupus.publish import append_jsonl, publish_json, read_json
+from octupus.runs import Endpoint, Run
 from slurm import chain
 from slurm.chain import Step
 from slurm.claim import Claim

@@ -19,7 +19,8 @@ from eval.sample import BfclData, harness_python
 from eval.scores import failed, read_results
 from octupus.config import Recipe
 from octupus.errors import ConfigError, OctupusError
-from octupus.runs import Run, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Run
 from slurm import chain, reap
 from slurm.claim import Claim
 from slurm.jobs import JOBS

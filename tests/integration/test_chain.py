@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from octupus.runs import Run, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Run
 from slurm import reap
 
 HERE = Path(__file__).resolve().parent

@@ -11,7 +11,7 @@ import pytest
 
 from eval import report
 from octupus.config import ModelSection, Recipe, ScratchModel
-from octupus.runs import append_jsonl
+from octupus.publish import append_jsonl
 from tests.unit.eval_finished_run import finished_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

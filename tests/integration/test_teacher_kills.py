@@ -18,7 +18,8 @@ import pytest
 
 from octupus.config import Recipe, ScratchModel
 from octupus.data.appended import appended
-from octupus.runs import Run, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Run
 from octupus.scratch import build
 from octupus.teacher.run import merge
 from slurm.stage import Frozen

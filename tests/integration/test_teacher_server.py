@@ -7,7 +7,8 @@ from pathlib import Path
 
 import jsonschema
 
-from octupus.runs import Run, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Run
 from octupus.teacher.run import merge
 from slurm.jobs import TeacherJob
 from slurm.stage import Frozen

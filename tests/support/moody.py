@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.oracle import Oracle
-from octupus.runs import append_jsonl
+from octupus.publish import append_jsonl
 from octupus.wire import CallGrammar
 
 

@@ -13,7 +13,8 @@ from eval.bfcl import publish_scores
 from eval.heldout import summarise
 from eval.sample import BfclData, Plan
 from octupus.config import ModelSection, Recipe, ScratchModel
-from octupus.runs import Run, StageState, append_jsonl, publish_json
+from octupus.publish import append_jsonl, publish_json
+from octupus.runs import Run, StageState
 
 HOSTILE = '</script><script>alert("x")</script>'
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}

@@ -32,6 +32,10 @@ def serve(folder: Path) -> int:
     return received[0]
 
 
+def never() -> bool:
+    return False
+
+
 def refuse() -> int:
     raise ConfigError("port 8000 is taken")
 
@@ -69,10 +73,15 @@ def test_only_the_job_hears_it_and_the_engine_lives_until_the_server_has_drained
 ) -> None:
     before = signal.getsignal(number)
     with as_slurm_does(tmp_path, number):
-        assert run_apart(serve, tmp_path) == number
+        assert run_apart(never, serve, tmp_path) == number
     server, group, _ = pids(tmp_path)
     assert server == group != os.getpgrp() and (tmp_path / "engine").read_text() == "None", "the engine lived on"
     assert signal.getsignal(number) is before
+
+
+def test_a_wish_that_was_there_before_it_ran_ends_it_too(tmp_path: Path) -> None:
+    assert run_apart(lambda: bool(pids(tmp_path)), serve, tmp_path) == WIND_DOWN
+    assert (tmp_path / "engine").read_text() == "None"
 
 
 def end_at_once(folder: Path) -> int:
@@ -84,18 +93,18 @@ def end_at_once(folder: Path) -> int:
 
 def test_a_server_that_dies_of_what_it_was_told_has_ended_well(tmp_path: Path) -> None:
     with as_slurm_does(tmp_path, signal.SIGTERM):
-        assert run_apart(end_at_once, tmp_path) == signal.SIGTERM
+        assert run_apart(never, end_at_once, tmp_path) == signal.SIGTERM
 
 
 def test_what_went_wrong_comes_back() -> None:
     with pytest.raises(ConfigError, match="port 8000 is taken"):
-        run_apart(refuse)
+        run_apart(never, refuse)
     with pytest.raises(Lost, match="was killed by signal 9"):
-        run_apart(die)
+        run_apart(never, die)
 
 
 def test_it_ends_with_the_job_however_that_ends(tmp_path: Path) -> None:
-    code = f"from tests.unit.test_apart import *; run_apart(serve, Path({str(tmp_path)!r}))"
+    code = f"from tests.unit.test_apart import *; run_apart(never, serve, Path({str(tmp_path)!r}))"
     job = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
     server = pids(tmp_path)[0]
     job.kill()

@@ -9,7 +9,8 @@ import pytest
 from octupus import config
 from octupus.config import BudgetSection, Recipe
 from octupus.errors import ConfigError
-from octupus.runs import Run, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Run
 from slurm import budget
 from slurm.cluster import Cluster
 

@@ -130,10 +130,13 @@ def test_local_is_the_default_and_is_this_machine() -> None:
         ("scratch: '$(rm -rf x)\"'\n", "scratch: String should match pattern"),
         ("budget: {gpu_hours: 0}\n", "budget.gpu_hours: Input should be greater than 0"),
         ("a: [\n", "is not YAML"),
+        ("- a\n", "holds no keys with values, but list"),
+        ("text\n", "holds no keys with values, but str"),
+        ("a: \udcff\n", "is not YAML"),
     ],
 )
 def test_a_wrong_cluster_file_is_a_sentence(tmp_path: Path, content: str, words: str) -> None:
-    (tmp_path / "x.yaml").write_text(content)
+    (tmp_path / "x.yaml").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ConfigError) as caught:
         cluster.load("x", tmp_path)
     assert words in str(caught.value)

@@ -21,7 +21,8 @@ from rich.console import Console
 
 from octupus.config import Recipe
 from octupus.errors import ConfigError
-from octupus.runs import Endpoint, Progress, Run, StageState, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Endpoint, Progress, Run, StageState
 from slurm import chain, cluster, freeze, reap, status, submit
 from slurm.cluster import Cluster
 from slurm.stage import Frozen, newest_model

@@ -21,7 +21,7 @@ from octupus.data.language import language_of, script_of
 from octupus.data.near import NearDuplicates, signatures, words
 from octupus.data.store import Store, StoreWriter, as_json, line
 from octupus.errors import DataError
-from octupus.runs import read_json
+from octupus.publish import read_json
 from octupus.wire.messages import Conversation
 from tests.support.recipes import chat
 

@@ -12,7 +12,8 @@ from octupus import config, estimate
 from octupus.config import ModelSection, Recipe, TrainSection
 from octupus.errors import ConfigError
 from octupus.estimate import PUBLISHED, Shape
-from octupus.runs import Run, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Run
 from slurm import budget
 from slurm.cluster import Cluster, Resources
 

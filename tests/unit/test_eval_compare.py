@@ -13,7 +13,8 @@ from eval import compare, figures, iterations, report
 from eval.weights import MEANS, overall
 from octupus.config import BfclSection, ModelSection, Recipe
 from octupus.errors import ConfigError
-from octupus.runs import Run, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Run
 from slurm import after
 from tests.unit.eval_finished_run import finished_run
 

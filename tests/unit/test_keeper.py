@@ -15,12 +15,13 @@ import pytest
 
 from octupus.config import Recipe
 from octupus.errors import ConfigError, Lost
-from octupus.runs import Endpoint, Progress, Run, Signs, StageState, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Endpoint, Progress, Run, Signs, StageState
 from slurm import cluster, remote, service
 from slurm.keeper import Keeper
 from slurm.ledger import Ledger, Submission
 from slurm.queue import Job, Queue, Silent
-from slurm.stage import Frozen, StageJob
+from slurm.stage import TIME_IS_UP, Frozen, StageJob
 
 RECIPE = Recipe.model_validate(
     {
@@ -388,3 +389,125 @@ def test_a_queue_command_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     with pytest.raises(Silent, match=r"squeue has not answered within 0\.2 s"):
         Queue(timeout_s=0.2).jobs(["1"])
+
+
+# ---- servers
+
+
+def test_a_server_that_never_answers_anything_is_given_up(made: Chain) -> None:
+    made.submit("serve", "bfcl", "score")
+    retries = cluster.load("devcluster").watch.retries
+    for attempt in range(retries):
+        before = made.id("serve")
+        made.end("serve", "failed", "FAILED", reason="CUDA out of memory", lost=True)
+        assert made.keeper.step() and made.id("serve") != before, f"retry {attempt + 1}"
+    last = made.id("serve")
+    made.end("serve", "failed", "FAILED", reason="CUDA out of memory", lost=True)
+    made.keeper.step()
+    assert made.id("serve") == last and f"given up after {retries} retries" in made.state("serve").reason
+
+
+def test_a_server_that_has_answered_starts_counting_anew(made: Chain) -> None:
+    made.submit("serve", "bfcl", "score")
+    for answered in range(6):
+        made.run.stage("serve").set_progress(answered + 1, "requests")
+        made.end("serve", "running", "FAILED", signal=9)
+        assert made.keeper.step()
+        assert Ledger(made.run).newest["serve"].retry == 1
+
+
+def test_a_servers_time_limits_are_no_reason_to_end_it(made: Chain) -> None:
+    made.submit("serve", links=False)
+    job_id = made.id("serve")
+    made.queue.become(job_id, "RUNNING", nodes="node1", restarts=9, elapsed_s=1.0)
+    one = Ledger(made.run).newest["serve"]
+    stage = made.run.stage("serve")
+    stage.set_state(StageState(status="running", attempt=one.attempt, job=job_id, restart=9, started_at=time.time()))
+    publish_json(stage.path / "heartbeat.json", {"host": "node1", "pid": 1, "at": 0.0})
+    assert made.keeper.step() and made.id("serve") == job_id and not made.queue.cancelled
+
+
+def test_what_slurm_refuses_ends_one_stage_and_not_the_keeper(made: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.submit("stage1", "stage2")
+    made.end("stage1", "failed", "FAILED", reason="rank 1 was killed", lost=True)
+
+    def refuse(*_: Any) -> tuple[str, list[Path]]:
+        raise ConfigError("Slurm refuses small-stage1: invalid account")
+
+    monkeypatch.setattr(remote, "_sbatch", refuse)
+    made.keeper.step()
+    assert "rank 1 was killed; not started again: Slurm refuses" in made.state("stage1").reason
+    assert not made.state("stage1").lost
+
+
+def test_a_time_limit_that_may_not_requeue_puts_no_node_under_suspicion(made: Chain) -> None:
+    made.submit("stage2", links=False)
+    made.begin("stage2")
+    made.end("stage2", "failed", "FAILED", reason=f"{TIME_IS_UP}, and ...", lost=True, nodes="node1")
+    assert made.keeper.step() and Ledger(made.run).newest["stage2"].exclude == ""
+
+
+def test_the_keeper_goes_by_the_cluster_file_of_the_submission(made: Chain) -> None:
+    made.submit("stage2", links=False)
+    fewer = cluster.load("devcluster").model_copy(update={"name": "gone", "watch": cluster.Watching(retries=0)})
+    publish_json(made.run.path / "clusters" / "gone.json", fewer)
+    one = Ledger(made.run).newest["stage2"]
+    Ledger(made.run).add(one.model_copy(update={"cluster": "gone"}))
+    made.begin("stage2")
+    made.end("stage2", "running", "FAILED", signal=9)
+    assert not made.keeper.step() and "given up after 0 retries" in made.state("stage2").reason
+
+
+# ---- jobs in a container without Slurm's commands
+
+
+def test_without_slurms_commands_one_endpoint_is_waited_for_and_the_server_is_ended_by_a_file(
+    made: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.submit("serve", "bfcl", "score")
+    monkeypatch.setenv("PATH", "")
+    looks = itertools.count()
+
+    def sleep(_: float) -> None:
+        if next(looks) == 1:
+            there = Endpoint(url="http://x:1", model="m", instance="a", heartbeat_at=time.time())
+            made.run.publish_endpoint("0", there)
+
+    monkeypatch.setattr(service.time, "sleep", sleep)
+    service.await_endpoint(made.run, Queue())
+    assert next(looks) == 2
+    assert not service.asked_to_end(made.run, "1")
+    service.release_from(made.run, "score", failed=False)
+    assert service.asked_to_end(made.run, "1") and not service.asked_to_end(made.run, "2")
+
+
+def test_without_slurms_commands_nobody_waits_for_ever(made: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.submit("serve", "bfcl", "score")
+    monkeypatch.setenv("PATH", "")
+    clock = itertools.count(0, 200)
+    monkeypatch.setattr(service.time, "monotonic", lambda: float(next(clock)))
+    with pytest.raises(Lost, match="no endpoint came up in time"):
+        service.await_endpoint(made.run, Queue(), poll_s=0)
+
+
+def test_a_score_does_not_fail_because_slurm_is_silent(made: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.submit("serve", "bfcl", "score")
+
+    def silent(*_: Any) -> None:
+        raise Silent("squeue failed")
+
+    monkeypatch.setattr(service, "release", silent)
+    service.release_from(made.run, "score", failed=False)
+
+
+def test_a_failed_score_ends_the_server_only_where_no_keeper_watches(
+    made: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[str] = []
+    monkeypatch.setattr(service, "release", lambda run, stage: released.append(stage))
+    made.submit("serve", "bfcl", "score")
+    service.release_from(made.run, "score", failed=True)
+    assert released == ["score"]
+    Ledger(made.run).add(Submission(stage="keeper", job_id="9", cluster="devcluster"))
+    service.release_from(made.run, "score", failed=True)
+    assert released == ["score"]

@@ -16,12 +16,14 @@ from rich.console import Console
 
 from octupus.config import Recipe
 from octupus.errors import ConfigError
-from octupus.runs import Heartbeat, Progress, Run, StageState, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Heartbeat, Progress, Run, StageState
 from slurm import cancel, status
 from slurm.apart import WIND_DOWN
 from slurm.ledger import Ledger, Submission
 from slurm.look import Look
 from slurm.queue import Job, Queue, Silent
+from slurm.service import asked_to_end
 from slurm.stage import Frozen
 from slurm.view import Row
 
@@ -54,7 +56,7 @@ class Fake(Queue):
     def cancel(self, ids: Iterable[str], signal: Signals | None = None) -> None:
         for one in sorted(ids):
             self.cancelled.append((one, signal))
-            for job in [j for j in self.known.values() if j.array == one and not j.over]:
+            for job in [j for j in self.known.values() if one in (j.id, j.array) and not j.over]:
                 self.known[job.id] = replace(job, state="COMPLETED" if signal else "CANCELLED")
 
 
@@ -326,3 +328,46 @@ def test_older_attempts_that_still_run_are_ended_too(run: Run) -> None:
     queue = Fake(job("5", "stage1"), job("8", "stage1", "PENDING"))
     cancel.cancel(run, "", queue)
     assert queue.cancelled == [("5", None), ("8", None)]
+
+
+def test_an_array_whose_tasks_have_all_ended_is_not_at_work_any_more(run: Run) -> None:
+    submitted(run, "serve", "7", tasks=("replica0", "replica1"))
+    says(run, "serve", "7")
+    for number in (0, 1):
+        says(run, f"serve/tasks/replica{number}", f"7_{number}", "done", ended_at=time.time())
+    row = looked(run, Fake())["serve"]
+    assert (row.status, row.reason) == ("done", "2 done")
+
+
+@pytest.mark.parametrize("text", ['{"a', "{}", "[]"])
+def test_a_damaged_file_of_one_run_hides_no_other(run: Run, text: str) -> None:
+    other = Run(run.path.parent / "other")
+    publish_json(other.path / "recipe.json", Frozen(recipe=RECIPE, code="abc", cluster="devcluster"))
+    for name in ("stage1/state.json", "jobs.jsonl"):
+        path = run.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text + "\n")
+        console = Console(file=io.StringIO(), width=200)
+        status.all_of([run, other], console)
+        told = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "other  recipe small" in told, told
+        assert (text == "{}" and name == "jobs.jsonl") or (f"small: {path}" in told and "Traceback" not in told), told
+        path.unlink()
+
+
+def test_a_server_shows_the_requests_that_it_has_answered(run: Run) -> None:
+    submitted(run, "serve", "7", tasks=("replica0", "replica1"))
+    says(run, "serve", "7")
+    for number in (0, 1):
+        says(run, f"serve/tasks/replica{number}", f"7_{number}")
+        run.stage(f"serve/tasks/replica{number}").set_progress(20 + number, "requests")
+    queue = Fake(*(job(f"7_{number}", "serve", nodes="node1") for number in (0, 1)))
+    assert looked(run, queue)["serve"].figures == "2 running; 41 requests"
+
+
+def test_cancel_ends_at_once_what_waits_of_an_array_and_lets_the_rest_drain(run: Run) -> None:
+    submitted(run, "serve", "7", tasks=("replica0", "replica1"))
+    queue = Fake(job("7_0", "serve"), job("7_1", "serve", "PENDING", "Resources"))
+    cancel.cancel(run, "serve", queue)
+    assert queue.cancelled == [("7_0", WIND_DOWN), ("7_1", None)]
+    assert asked_to_end(run, "7_0") and not asked_to_end(run, "7_1")

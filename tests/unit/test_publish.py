@@ -9,7 +9,8 @@ import pytest
 
 from octupus.config import ModelSection, Recipe, ScratchModel
 from octupus.errors import ConfigError, JobError
-from octupus.runs import Run, StageState, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Run, StageState
 from octupus.train.card import SCORES
 from slurm.publish import OPEN, publish
 from slurm.stage import Frozen

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from octupus.config import Recipe
-from octupus.errors import ConfigError
+from octupus.errors import ConfigError, JobError
 from octupus.runs import Run, StageState
-from slurm import chain, remote, submit
+from slurm import chain, cluster, remote, submit
 from slurm.chain import Planned
+from slurm.jobs import JOBS
 from slurm.ledger import Ledger, Submission
-from slurm.queue import Job, seconds
+from slurm.queue import Job, Queue, seconds
 
 RECIPE = Recipe.model_validate({"name": "small", "model": {"scratch": {}}})
 
@@ -119,3 +120,39 @@ def test_on_a_cluster_the_server_listens_where_other_nodes_reach_it(capsys: pyte
 )
 def test_slurms_times(text: str, value: float | None) -> None:
     assert seconds(text) == value
+
+
+def test_of_several_servers_the_first_is_waited_for_and_half_a_chain_is_taken_back(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = Recipe.model_validate({**RECIPE.model_dump(), "serve": {"replicas": 2}, "bfcl": {"categories": {"live": 1}}})
+    asked, cancelled, numbers = dict[str, Any](), list[str](), iter("56789")
+
+    def sbatch(folder: Path, python: str, parameters: dict[str, Any], calls: Any) -> tuple[str, list[Path]]:
+        if "score" in parameters["job_name"]:
+            raise ConfigError("invalid partition")
+        asked[parameters["job_name"]] = parameters.get("dependency")
+        return next(numbers), [folder / "log" for _ in calls]
+
+    class Recorded(Queue):
+        def cancel(self, ids: Any, signal: Any = None) -> None:
+            cancelled.extend(ids)
+
+    monkeypatch.setattr(remote, "_sbatch", sbatch)
+    planned = [p for p in chain.plan(two, run, ["serve", "bfcl", "score"]) if p.name in ("serve", "bfcl", "score")]
+    there = remote.Remote(two, cluster.load("devcluster"), Ledger(run), Recorded(), {**JOBS})
+    with pytest.raises(ConfigError, match="invalid partition"):
+        there.submit(planned, "abc", {})
+    assert asked["small-bfcl"].startswith("after:5_0"), "an array's after: waits until every task has begun"
+    assert cancelled == ["5", "6"] and {"5_0", "5_1"} <= {*Ledger(run).ended}
+    state = run.stage("bfcl").state()
+    assert state is not None and (state.status, state.reason) == ("failed", "cancelled: Slurm refuses score")
+
+
+@pytest.mark.parametrize("line", ['{"executor": "slurm", "sta\n', "[1]\n"])
+def test_a_damaged_line_of_the_ledger_is_a_sentence(run: Run, line: str) -> None:
+    submitted(run, "stage1", "7")
+    path = run.path / "jobs.jsonl"
+    path.write_text(path.read_text() + line)
+    with pytest.raises(JobError, match=r"jobs.jsonl, line 2, is damaged: take it out"):
+        Ledger(run)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from octupus.errors import JobError, Superseded
-from octupus.runs import (
-    STALE_AFTER_S,
-    Endpoint,
-    Run,
-    Signs,
-    StageState,
-    Start,
-    append_jsonl,
-    check_current,
-    publish_json,
-    read_json,
-)
+from octupus.publish import append_jsonl, publish_json, read_json
+from octupus.runs import STALE_AFTER_S, Endpoint, Run, Signs, StageState, Start, check_current
 
 
 def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
@@ -169,3 +161,27 @@ def test_the_heart_of_a_stage_counts_gpu_seconds_over_all_its_starts(tmp_path: P
         while (heart := stage.heartbeat()) is None or heart.gpu_s <= 101:
             assert time.monotonic() < deadline
     assert heart.gpu_s > 101 and stage.silent_s() is not None
+
+
+def test_a_line_for_which_there_is_no_space_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "jobs.jsonl"
+    append_jsonl(path, {"n": 1})
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(bytes(data)[:5])
+
+    monkeypatch.setattr(Path, "open", lambda self, *_, **__: Full(self, "ab"))
+    with pytest.raises(OSError, match="No space left"):
+        append_jsonl(path, {"n": 2})
+    monkeypatch.undo()
+    append_jsonl(path, {"n": 3})
+    assert path.read_text() == '{"n": 1}\n{"n": 3}\n'
+
+
+def test_a_damaged_state_is_a_sentence(tmp_path: Path) -> None:
+    stage = Run(tmp_path / "run").stage("stage1")
+    stage.path.mkdir(parents=True)
+    (stage.path / "state.json").write_text("{}")
+    with pytest.raises(JobError, match=r"state.json.*status.*restore it, or remove it"):
+        stage.state()

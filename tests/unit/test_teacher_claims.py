@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from octupus.runs import publish_json
+from octupus.publish import publish_json
 from octupus.teacher.claims import Claim, Claims
 
 

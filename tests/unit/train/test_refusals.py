@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from octupus.config import load
 from octupus.errors import ConfigError, DataError, JobError, WireError
-from octupus.runs import Run, publish_json
+from octupus.publish import publish_json
+from octupus.runs import Run
 from octupus.train import checkpoint, sft
 from octupus.train.deepspeed import accumulation, settings
 from tests.numerical.world import documents, losses, make_run, metrics, recipe, write_rows
