@@ -49,10 +49,9 @@ def the_run(given: Mapping[str, str]) -> Run:
     if name:
         run = run_named(name)
         if not (run.path / "recipe.json").is_file():
-            raise ConfigError(
-                f"no run {name!r} in {runs_folder()}; there are: {', '.join(r.name for r in runs) or '-'}. Jobs that it "
-                f"may still have on Slurm are named {name}-<stage>: scancel --me --name={name}-<stage>"
-            )
+            jobs = f"jobs that it may still have on Slurm: scancel --me --name={name}-<stage>"
+            known = ", ".join(r.name for r in runs) or "-"
+            raise ConfigError(f"no run {name!r} in {runs_folder()}; there are: {known} ({jobs})")
         return run
     if not runs:
         raise ConfigError(f"no run in {runs_folder()} yet; `make demo` makes one")
