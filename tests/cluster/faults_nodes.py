@@ -9,7 +9,7 @@ from tests.cluster.registry import Scene, fault
 from tests.cluster.slurm_view import dead, job, node_state, nodes_of, signal_all, slurm, until
 
 
-@fault("node set down")
+@fault("node set down", node=True)
 def node_down(scene: Scene) -> str:
     chain = scene.chain(cluster="pinned")
     chain.submit("stage1", "stage2")
@@ -28,7 +28,7 @@ def node_down(scene: Scene) -> str:
     return "went on from step 8 on another node; stage 2 done"
 
 
-@fault("slurmd killed")
+@fault("slurmd killed", node=True)
 def slurmd_killed(scene: Scene) -> str:
     """The rank lives on after Slurm has given its node up, and wakes while its successor works."""
     chain = scene.chain(cluster="pinned")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 from tests.cluster.chained import Chain, Checkout
@@ -47,6 +49,8 @@ class Entry:
     inject: Fault
     alone: bool = False
     """Everybody on the cluster would feel it."""
+    node: bool = False
+    """It takes one of the two nodes that may fail away: two at a time would leave none."""
     short: bool = False
     """Also in the other configurations of make test-cluster."""
 
@@ -58,11 +62,11 @@ class Entry:
 FAULTS: dict[str, Entry] = {}
 
 
-def fault(title: str, *, alone: bool = False, short: bool = False) -> Callable[[Fault], Fault]:
+def fault(title: str, *, alone: bool = False, node: bool = False, short: bool = False) -> Callable[[Fault], Fault]:
     """Registers a function that injects a fault, sees it happen, and checks what becomes of it; it returns that."""
 
     def register(inject: Fault) -> Fault:
-        FAULTS[inject.__name__] = Entry(title, inject, alone, short)
+        FAULTS[inject.__name__] = Entry(title, inject, alone, node, short)
         return inject
 
     return register
@@ -84,7 +88,7 @@ class Performance:
     def __init__(self, scene: Scene, chosen: list[Entry], at_once: int = 3) -> None:
         self.scene = scene
         self.lines: list[Line] = []
-        self._pool = ThreadPoolExecutor(at_once)
+        self._pool, self._node = ThreadPoolExecutor(at_once), threading.Lock()
         together = [entry for entry in chosen if not entry.alone]
         self.results: dict[str, Future[None]] = {e.name: self._pool.submit(self._perform, e) for e in together}
         self._waiting = {entry.name: entry for entry in chosen if entry.alone}
@@ -105,7 +109,9 @@ class Performance:
         scene = replace(self.scene, name=entry.name, seen=[])
         began = time.monotonic()
         try:
-            end = entry.inject(scene)
+            with self._node if entry.node else nullcontext():
+                began = time.monotonic()
+                end = entry.inject(scene)
         except BaseException as error:
             end = f"WRONG: {' '.join(str(error).split())[:120]}"
             raise
