@@ -15,12 +15,12 @@ import llguidance
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
+from octupus.constrain.keys import KeyTokens
 from octupus.constrain.keywords import NUMERIC
 from octupus.constrain.lexing import MAX_DIGITS
 from octupus.constrain.nodes import Excluding, Node
 from octupus.constrain.reading import BEGIN, Reading
-from octupus.constrain.vocabulary import Mask, Vocabulary, crossing
-from octupus.constrain.walk import closing
+from octupus.constrain.vocabulary import Mask, Vocabulary
 from octupus.errors import ConstraintError
 
 BY_GUIDANCE = NUMERIC | {"pattern", "format", "patternProperties", "enum"}
@@ -170,16 +170,8 @@ class Guidance:
         return self._starting(bytes(range(256)))
 
     @cached_property
-    def unescaped(self) -> Mask:
-        """All but tokens that hold a backslash."""
-        found = [id for id, text in enumerate(self.vocabulary.tokens) if text is not None and b"\\" not in text]
-        return self.vocabulary.pack(found)
-
-    @cached_property
-    def within_keys(self) -> Mask:
-        """All but tokens that hold more than one of a key, what stands before it and what stands behind it."""
-        found = [id for id, text in enumerate(self.vocabulary.tokens) if text is not None and not crossing(text)]
-        return self.vocabulary.pack(found)
+    def keys(self) -> KeyTokens:
+        return KeyTokens(self.vocabulary)
 
     def tokenizer(self) -> LLTokenizer:
         if self.vocabulary.encode is None:
@@ -286,21 +278,7 @@ class Place:
             found &= guidance.letters
             if reading.run >= MAX_DIGITS and (found & guidance.digits).any():  # a multiple may need one more
                 found &= guidance.digits
-        return self._with_new_keys(found) if self._session.free_keys else found
-
-    def _with_new_keys(self, found: Mask) -> Mask:
-        """Of these tokens those that write a key as it is, and none that is there already."""
-        guidance, reading = self._session.guidance, self._reading
-        if guidance.vocabulary.crosses_keys:
-            found &= guidance.within_keys
-        if reading.key is None:
-            return found
-        found &= guidance.unescaped
-        for used in (reading.used[-1] if reading.used else None) or ():
-            if used.startswith(reading.key):
-                ids = closing(guidance.vocabulary.trie, used[len(reading.key) :].decode("latin-1"))
-                found &= ~guidance.vocabulary.pack(sorted(ids))
-        return found
+        return guidance.keys.fresh(found, reading) if self._session.free_keys else found
 
     def forced(self) -> tuple[bytes, bool]:
         """The text that must come next, and whether nothing may follow it."""
