@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
-from math import lcm
+from math import inf, lcm, nextafter
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -28,6 +28,8 @@ BY_GUIDANCE = NUMERIC | {"pattern", "format", "patternProperties", "enum"}
 _FACETS = {"string": frozenset({"pattern", "format"}), "number": NUMERIC, "integer": NUMERIC}
 MAX_PATTERNS, MAX_STEP = 3, 10_000
 """Of one value: patterns, and what it must be a multiple of (its decimals left out)."""
+TINY = 1e-60
+"""Smaller than any other positive number that can be written with so few digits (``MAX_DIGITS``)."""
 _SPACING = {
     "canonical": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
     "any": {"whitespace_flexible": True},
@@ -92,6 +94,7 @@ class _Schema:
         if node.type in ("string", "number", "integer"):
             made |= {k: v for k, v in (("minLength", node.minLength), ("maxLength", node.maxLength)) if v is not None}
             facets = [{k: v} for at in node.parts for k, v in at.schema.items() if k in _FACETS[node.type]]
+            facets += _edges(facets) if node.type == "number" else []
             unique = {json.dumps(facet, sort_keys=True): facet for facet in facets}
             _bounded(node, unique.values())
             return (
@@ -129,6 +132,23 @@ def _bounded(node: Node, facets: Iterable[dict[str, Any]]) -> None:
     if steps and max(least, default=-1) < 0:
         reason = "of negative numbers no multiples can be generated; with a minimum of 0 or more this can be enforced"
         raise ConstraintError(reason, pointer=node.parts[0].pointer, keyword="multipleOf")
+
+
+def _edges(facets: Iterable[dict[str, Any]]) -> Iterator[dict[str, float]]:
+    """Inclusive bounds in place of exclusive ones that llguidance lets in: whole ones, less than one from the other and
+    nearer to zero."""
+    lows: list[tuple[Fraction, bool]] = []
+    highs: list[tuple[Fraction, bool]] = []
+    for keyword, value in (item for facet in facets for item in facet.items() if item[0] in NUMERIC - {"multipleOf"}):
+        (lows if keyword.endswith("inimum") else highs).append((Fraction(value), keyword.startswith("ex")))
+    if not lows or not highs:
+        return
+    (low, above), (high, below) = max(lows), min((value, not exclusive) for value, exclusive in highs)
+    near = 0 < high - low < 1
+    if near and low.denominator == 1 < high.denominator and above and low >= 0:
+        yield {"minimum": nextafter(float(low), inf) if low else TINY}
+    if near and high.denominator == 1 < low.denominator and not below and high <= 0:
+        yield {"maximum": nextafter(float(high), -inf) if high else -TINY}
 
 
 def _plain(text: str) -> str:
