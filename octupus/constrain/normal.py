@@ -35,10 +35,9 @@ class Normal:
     """
 
     def __init__(self, schema: Any, *, arguments: bool = False, closed: bool = False) -> None:
-        self.document = Document(schema)
-        self._logic = Logic(self.document, self._disjoint)
-        self._closed = closed
         self._nodes: dict[tuple[bool, frozenset[str]], Node] = {}
+        self.document = Document(schema)
+        self._closed = closed
         self._goals: dict[Node, tuple[Location, ...]] = {}
         self._working: set[Node] = set()
         self._validators: dict[str, Validator] = {}
@@ -47,8 +46,18 @@ class Normal:
         """Objects that must hold more properties than they can."""
         self.keywords: set[Mark] = set()
         """(pointer, keyword) of every assertion met."""
+        self.unenforced: set[Mark] = set()
         self._arguments = self.document.root.instead({"type": "object"}, "arguments")
-        self.root = self._node((self.document.root, *([self._arguments] if arguments else [])))
+        self._logic = Logic(self.document, self._disjoint)
+        try:
+            self.root = self._node((self.document.root, *([self._arguments] if arguments else [])))
+            self.size = self._work_out()
+        finally:
+            del self._logic  # it leads back here, and nothing is left to be worked out
+            self._validators.clear()
+
+    def _work_out(self) -> int:
+        """Fill in all nodes, and take out what nothing satisfies; how many there are."""
         try:
             productive = self._productive(self.root)
             while short := {node for node in productive if _too_few(node, productive)}:
@@ -59,14 +68,11 @@ class Normal:
             raise ConstraintError("references lead into one another too deeply", pointer=pointer) from error
         if self.root not in productive:
             raise Unsatisfiable("no value satisfies the schema")
-        self.unenforced: set[Mark] = set()
         nodes = list(self._below(self.root))
         for node in nodes:
             prune(node, productive)
             self.unenforced |= node.marks
-        self.size = len(nodes)
-        del self._logic  # it leads back here, and nothing is left to be worked out
-        self._validators.clear()
+        return len(nodes)
 
     def __del__(self) -> None:
         """Schemas lead back to themselves, and so do their nodes: taken apart, they need no garbage collection."""
