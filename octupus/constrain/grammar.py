@@ -64,6 +64,7 @@ class Grammar:
         self._cursor = Cursor()
         self._before: Lex = 0 if any_space else SPACE
         self._blanks = MAX_BLANKS if any_space else 0
+        self._dismantled = False
         self.steps = 0
         """Moves computed so far: what budgets are counted in."""
         below = self._frame(None, "text", StringParser(tail)) if tail else None
@@ -80,6 +81,7 @@ class Grammar:
 
     def dismantle(self) -> None:
         """See :meth:`octupus.constrain.automaton.Automaton.dismantle`."""
+        self._dismantled = True
         self._cursor.object_stack = []
         for branch in self._branches.values():
             branch.moves.clear()
@@ -162,13 +164,18 @@ class Grammar:
         if found is None:
             self.steps += 1
             found = tuple(dict.fromkeys(self._move(branch, byte))) if byte in self.allowed(branch) else ()
-            branch.moves[byte] = found
+            if self._dismantled:
+                self._cursor.object_stack = []  # what stands there leads back to it
+            else:
+                branch.moves[byte] = found
         return found
 
     def allowed(self, branch: Branch) -> frozenset[int]:
         """The bytes that may follow."""
         if branch.allowed is None:
             branch.allowed = self._allowed(branch)
+            if self._dismantled:
+                self._cursor.object_stack = []
         return branch.allowed
 
     def _allowed(self, branch: Branch) -> frozenset[int]:
