@@ -82,7 +82,6 @@ class Grammar:
     def dismantle(self) -> None:
         """See :meth:`octupus.constrain.automaton.Automaton.dismantle`."""
         self._dismantled = True
-        self._cursor.object_stack = []
         for branch in self._branches.values():
             branch.moves.clear()
 
@@ -164,9 +163,7 @@ class Grammar:
         if found is None:
             self.steps += 1
             found = tuple(dict.fromkeys(self._move(branch, byte))) if byte in self.allowed(branch) else ()
-            if self._dismantled:
-                self._cursor.object_stack = []  # what stands there leads back to it
-            else:
+            if not self._dismantled:
                 branch.moves[byte] = found
         return found
 
@@ -174,8 +171,6 @@ class Grammar:
         """The bytes that may follow."""
         if branch.allowed is None:
             branch.allowed = self._allowed(branch)
-            if self._dismantled:
-                self._cursor.object_stack = []
         return branch.allowed
 
     def _allowed(self, branch: Branch) -> frozenset[int]:
@@ -201,6 +196,7 @@ class Grammar:
         state, begun = top.state, top.kind == "object"
         self._cursor.object_stack = [state]
         found = frozenset(map(ord, state.get_allowed_characters())) - BLANKS
+        self._cursor.object_stack = []  # what stands there leads back to it
         if begun:
             node, keys = state.schema_object, state.existing_keys
             after_comma = keys and state.current_stage is ObjectParsingStage.PARSING_KEY_OR_END
@@ -283,6 +279,7 @@ class Grammar:
             stack = [state, ForceStopParser()]
         else:
             state = state.add_character(chr(byte))
+        self._cursor.object_stack = []
         if isinstance(state, ListParsingState):
             state.list_member_type = array
         elif byte == 0x22:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from fractions import Fraction
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from math import inf, lcm, nextafter
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -16,9 +14,11 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
 from octupus.constrain.keys import KeyTokens
-from octupus.constrain.keywords import NUMERIC
+from octupus.constrain.keywords import NUMERIC, bounded, edges, inside, written
 from octupus.constrain.lexing import MAX_DIGITS
+from octupus.constrain.logic import Mark
 from octupus.constrain.nodes import Excluding, Node
+from octupus.constrain.normal import plain
 from octupus.constrain.reading import BEGIN, Reading
 from octupus.constrain.vocabulary import Mask, Vocabulary
 from octupus.errors import ConstraintError
@@ -26,10 +26,6 @@ from octupus.errors import ConstraintError
 BY_GUIDANCE = NUMERIC | {"pattern", "format", "patternProperties", "enum"}
 """What llguidance enforces of that which lm-format-enforcer's grammar leaves out."""
 _FACETS = {"string": frozenset({"pattern", "format"}), "number": NUMERIC, "integer": NUMERIC}
-MAX_PATTERNS, MAX_STEP = 3, 10_000
-"""Of one value: patterns, and what it must be a multiple of (its decimals left out)."""
-TINY = 1e-60
-"""Smaller than any other positive number that can be written with so few digits (``MAX_DIGITS``)."""
 _SPACING = {
     "canonical": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
     "any": {"whitespace_flexible": True},
@@ -66,15 +62,15 @@ class _Schema:
         self._defs: dict[str, Any] = {}
         self._left: list[Node] = []
         self.free_keys = False
-        self._escaped: Node | None = None
-        """An object that declares a key which is written with an escape."""
+        self._escaped: Mark | None = None
+        """What says that there is a key which is written with an escape."""
         self.whole: dict[str, Any] = {**self._ref(root), "$defs": self._defs}
         while self._left:
             node = self._left.pop()
             self._defs[self._names[node]] = self._of(node)
         if self.free_keys and self._escaped is not None:
-            pointer = self._escaped.parts[0].pointer
-            raise ConstraintError("a key with escapes beside free ones", pointer=pointer, keyword="properties")
+            pointer, keyword = self._escaped
+            raise ConstraintError("a key with escapes beside free ones", pointer=pointer, keyword=keyword)
 
     def _ref(self, node: Node | None) -> dict[str, Any]:
         assert node is not None
@@ -86,7 +82,10 @@ class _Schema:
     def _of(self, node: Node) -> dict[str, Any]:
         if node.type is None:
             if node.enum:
-                return {"enum": [json.loads(literal.text.encode("latin-1")) for literal in node.enum]}
+                pointer = node.parts[0].pointer if node.parts else ""
+                if not all(BEGIN.after(literal.text.encode("latin-1")).fresh for literal in node.enum):
+                    self._escaped = pointer, "enum"
+                return {"enum": [written(plain(literal.text), pointer) for literal in node.enum]}
             return {"anyOf": [self._of(a) if a.type != "object" else self._ref(a) for a in node.anyOf]}
         made: dict[str, Any] = {"type": node.type}
         if isinstance(node.enum, Excluding) and node.enum.texts:
@@ -94,9 +93,8 @@ class _Schema:
         if node.type in ("string", "number", "integer"):
             made |= {k: v for k, v in (("minLength", node.minLength), ("maxLength", node.maxLength)) if v is not None}
             facets = [{k: v} for at in node.parts for k, v in at.schema.items() if k in _FACETS[node.type]]
-            facets += _edges(facets) if node.type == "number" else []
-            unique = {json.dumps(facet, sort_keys=True): facet for facet in facets}
-            _bounded(node, unique.values())
+            bounded(node, facets)
+            unique = {json.dumps(facet, sort_keys=True): facet for facet in (*map(inside, facets), *edges(facets))}
             return (
                 {"allOf": [made, *unique.values()]} if len(unique) > 1 else {**made, **next(iter(unique.values()), {})}
             )
@@ -104,7 +102,7 @@ class _Schema:
             made |= {"prefixItems": [self._ref(n) for n in node.prefix]} if node.prefix else {}
             made |= {k: v for k, v in (("minItems", node.minItems), ("maxItems", node.maxItems)) if v is not None}
             return made | {"items": self._ref(node.rest) if node.rest is not None and node.rest.anyOf else False}
-        texts = {name: _plain(name) for name in [*node.properties, *node.forbidden]}
+        texts = {name: plain(f'"{name}"') for name in [*node.properties, *node.forbidden]}
         made["properties"] = {texts[name]: self._ref(inner) for name, inner in node.properties.items()}
         made["properties"] |= {texts[n]: False for n in node.forbidden if n not in node.properties}
         made["required"] = [texts[name] for name in node.required]
@@ -112,48 +110,11 @@ class _Schema:
         additional = node.properties.additional
         self.free_keys = self.free_keys or additional is not None or bool(node.patterns)
         if any("\\" in name for name in node.properties):
-            self._escaped = node
+            self._escaped = node.parts[0].pointer, "properties"
         made["additionalProperties"] = False if additional is None else self._ref(additional)
         made |= {"minProperties": node.min_properties} if node.min_properties else {}
         made |= {"maxProperties": node.max_properties} if node.max_properties is not None else {}
         return made
-
-
-def _bounded(node: Node, facets: Iterable[dict[str, Any]]) -> None:
-    """Refuse what llguidance takes seconds for, or what its grammar makes narrower than the schema."""
-    facets = list(facets)
-    if sum("pattern" in facet for facet in facets) > MAX_PATTERNS:
-        reason = f"more than {MAX_PATTERNS} patterns for one string"
-        raise ConstraintError(reason, pointer=node.parts[0].pointer, keyword="pattern")
-    steps = [Fraction(str(facet["multipleOf"])) for facet in facets if "multipleOf" in facet]
-    if steps and lcm(*(step.numerator for step in steps)) > MAX_STEP:
-        raise ConstraintError(f"a step over {MAX_STEP}", pointer=node.parts[0].pointer, keyword="multipleOf")
-    least = [v for facet in facets for k, v in facet.items() if k in ("minimum", "exclusiveMinimum")]
-    if steps and max(least, default=-1) < 0:
-        reason = "of negative numbers no multiples can be generated; with a minimum of 0 or more this can be enforced"
-        raise ConstraintError(reason, pointer=node.parts[0].pointer, keyword="multipleOf")
-
-
-def _edges(facets: Iterable[dict[str, Any]]) -> Iterator[dict[str, float]]:
-    """Inclusive bounds in place of exclusive ones that llguidance lets in: whole ones, less than one from the other and
-    nearer to zero."""
-    lows: list[tuple[Fraction, bool]] = []
-    highs: list[tuple[Fraction, bool]] = []
-    for keyword, value in (item for facet in facets for item in facet.items() if item[0] in NUMERIC - {"multipleOf"}):
-        (lows if keyword.endswith("inimum") else highs).append((Fraction(value), keyword.startswith("ex")))
-    if not lows or not highs:
-        return
-    (low, above), (high, below) = max(lows), min((value, not exclusive) for value, exclusive in highs)
-    near = 0 < high - low < 1
-    if near and low.denominator == 1 < high.denominator and above and low >= 0:
-        yield {"minimum": nextafter(float(low), inf) if low else TINY}
-    if near and high.denominator == 1 < low.denominator and not below and high <= 0:
-        yield {"maximum": nextafter(float(high), -inf) if high else -TINY}
-
-
-def _plain(text: str) -> str:
-    plain: str = json.loads(f'"{text}"'.encode("latin-1"))
-    return plain
 
 
 class Guidance:
@@ -162,7 +123,7 @@ class Guidance:
     _known: ClassVar[WeakKeyDictionary[Vocabulary, Guidance]] = WeakKeyDictionary()
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
+        self.vocabulary, self.keys = vocabulary, KeyTokens(vocabulary)
         self._tokenizer: LLTokenizer | None = None
         self._lock = threading.Lock()
 
@@ -188,10 +149,6 @@ class Guidance:
     @cached_property
     def usable(self) -> Mask:
         return self._starting(bytes(range(256)))
-
-    @cached_property
-    def keys(self) -> KeyTokens:
-        return KeyTokens(self.vocabulary)
 
     def tokenizer(self) -> LLTokenizer:
         if self.vocabulary.encode is None:

@@ -15,20 +15,19 @@ _Kind = tuple[str, bool, bool, bool]
 """Of a place: inside of what it is, whether that is a key, whether a key is awaited, whether in an object."""
 
 
-class KeyTokens:
+class KeyTokens(dict[_Kind, "_Tokens"]):
     """The tokens of one vocabulary, by what they do to keys."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._kinds: dict[_Kind, _Kinds] = {}
+
+    def __missing__(self, kind: _Kind) -> _Tokens:
+        return self.setdefault(kind, _Tokens(self._vocabulary, *kind))
 
     def fresh(self, found: Mask, reading: Reading) -> Mask:
         """Of these tokens those behind which every key is written as it is, and once in its object."""
         held = reading.used[-1] if reading.used else None
-        kind = reading.inside, reading.key is not None, reading.awaits_key, held is not None
-        known = self._kinds.get(kind)
-        if known is None:
-            known = self._kinds.setdefault(kind, _Kinds(self._vocabulary, kind))
+        known = self[reading.inside, reading.key is not None, reading.awaits_key, held is not None]
         found = found & known.allowed
         begun = reading.key or b""
         taken = [id for key in held or () if key.startswith(begun) for id in known.ending.get(key[len(begun) :], ())]
@@ -38,18 +37,21 @@ class KeyTokens:
         return found & ~self._vocabulary.pack(taken) if taken else found
 
 
-class _Kinds:
+class _Tokens:
     """What the tokens do in one kind of place."""
 
-    def __init__(self, vocabulary: Vocabulary, kind: _Kind) -> None:
+    def __init__(self, vocabulary: Vocabulary, inside: str, in_key: bool, awaits_key: bool, in_object: bool) -> None:
         self.ending: defaultdict[bytes, list[int]] = defaultdict(list)
         """Tokens by the key that they end in the object that they begin in (the rest of it, where it is begun)."""
         wrong, doubtful = [], []
         for id, text in enumerate(vocabulary.tokens):
-            if text is None or (b'"' not in text and not (kind[1] and b"\\" in text)):
+            if text is None or (b'"' not in text and not (in_key and b"\\" in text)):
                 continue
             closes = b"}" in text or b"]" in text
-            ways = [_after(text, kind, within) for within in ((None, frozenset[bytes]()) if closes else (None,))]
+            ways = []
+            for above in (None, frozenset[bytes]()):  # inside of as many lists, or objects, as it can close
+                used = (*[above] * len(text), frozenset[bytes]() if in_object else None)
+                ways.append(Reading(inside, 0, used, b"" if in_key else None, awaits_key).after(text))
             keys = [key for depth, key in ways[0].ended if depth == len(text) + 1]
             if not any(way.fresh for way in ways):
                 wrong.append(id)
@@ -60,10 +62,3 @@ class _Kinds:
         self.allowed = ~vocabulary.pack(wrong)
         self.doubtful = vocabulary.pack(doubtful) if doubtful else None
         """Tokens that only the whole reading can judge: they leave an object, or end two keys of one."""
-
-
-def _after(text: bytes, kind: _Kind, within: frozenset[bytes] | None) -> Reading:
-    """Behind ``text`` in a place of this kind, inside of as many objects (or lists) as it can close."""
-    inside, in_key, awaits_key, in_object = kind
-    used = (*[within] * len(text), frozenset[bytes]() if in_object else None)
-    return Reading(inside, 0, used, b"" if in_key else None, awaits_key).after(text)

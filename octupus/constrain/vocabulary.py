@@ -182,8 +182,8 @@ class Vocabulary:
         self.crosses_keys = any(_CROSSING.search(text) for text in self.tokens if text is not None)
         """Whether a token may hold, in canonical spacing, the end of a value and more of the next key than its quote,
         or a key and its value: then positions with different keys are never alike. Byte-level BPE with a usual
-        pre-tokenizer has no such token. It has tokens that hold the quote of a key and more of it, even all (`"\\`,
-        ` "."`): they stand only where a key is awaited, and such positions are no other's like anyway."""
+        pre-tokenizer has none. Its tokens that hold a key's quote and more of it, even all (` "."`), stand only where a
+        key is awaited, and such positions are never alike anyway."""
         self._strings: dict[int, StringTokens] = {}
 
     @classmethod
