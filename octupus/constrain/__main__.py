@@ -41,9 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tools, answer = _tools(_read(options.tools), options.tools), _read(options.answer)
         calls = answer.get("tool_calls") or [] if isinstance(answer, dict) else None
         if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-            raise ConfigError(
-                f"{options.answer}: expected an object with content, tool_calls (a list of calls) or both"
-            )
+            raise ConfigError(f"{options.answer}: expected an object with content, tool_calls (a list) or both")
         lines = explain(wire, constraint, tools, answer)
         legal = True
         for line, ok in lines:

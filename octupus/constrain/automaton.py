@@ -80,6 +80,7 @@ class Automaton:
         self._alike: dict[object, Allowed] = {}
         self._set_bytes = 0
         self._left = MAX_STEPS
+        self._dismantled = False
 
     @property
     def start(self) -> State:
@@ -89,9 +90,10 @@ class Automaton:
     def dismantle(self) -> None:
         """Take apart the circles that this is made of: it goes when its last user does, without a garbage collection.
 
-        Whoever is in the middle of a text goes on; what they come to is worked out anew.
+        Whoever is in the middle of a text goes on; what they come to is worked out anew, and not remembered.
         """
         with self._lock:
+            self._dismantled = True
             for state in self._states.values():
                 state.tokens.clear()
             self._states.clear()
@@ -115,7 +117,7 @@ class Automaton:
         data = vocabulary.tokens[token] if 0 <= token < vocabulary.size else None
         with self._lock:
             after = None if data is None else self._after(state, data)
-            if len(state.tokens) < MAX_TOKENS_CACHED:
+            if len(state.tokens) < MAX_TOKENS_CACHED and not self._dismantled:
                 state.tokens[token] = after
         return after
 
@@ -163,7 +165,9 @@ class Automaton:
     def _state(self, branches: tuple[Branch, ...]) -> State:
         state = self._states.get(branches)
         if state is None:
-            state = self._states[branches] = State(self, branches)
+            state = State(self, branches)
+            if not self._dismantled:
+                self._states[branches] = state
         return state
 
     def _branch_set(self, branch: Branch) -> Allowed:

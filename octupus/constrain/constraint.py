@@ -89,7 +89,7 @@ class Constraint:
                 found = self._timed(lambda: compile_schema(schema, self.options, arguments=arguments))
             except ConstraintError as error:
                 found = _alone(error)
-            self._plans.put(key, found)
+            found = self._plans.put(key, found)
             self._settle()
         else:
             self.figures.add("hits")
@@ -140,8 +140,7 @@ class Constraint:
         if found is not None:
             self.figures.add("hits")
             return found
-        made = self._timed(make)
-        self._automata.put(key, made)
+        made = self._automata.put(key, self._timed(make))
         self._settle()
         return made
 

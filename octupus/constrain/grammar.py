@@ -64,6 +64,7 @@ class Grammar:
         self._cursor = Cursor()
         self._before: Lex = 0 if any_space else SPACE
         self._blanks = MAX_BLANKS if any_space else 0
+        self._dismantled = False
         self.steps = 0
         """Moves computed so far: what budgets are counted in."""
         below = self._frame(None, "text", StringParser(tail)) if tail else None
@@ -80,7 +81,7 @@ class Grammar:
 
     def dismantle(self) -> None:
         """See :meth:`octupus.constrain.automaton.Automaton.dismantle`."""
-        self._cursor.object_stack = []
+        self._dismantled = True
         for branch in self._branches.values():
             branch.moves.clear()
 
@@ -162,7 +163,8 @@ class Grammar:
         if found is None:
             self.steps += 1
             found = tuple(dict.fromkeys(self._move(branch, byte))) if byte in self.allowed(branch) else ()
-            branch.moves[byte] = found
+            if not self._dismantled:
+                branch.moves[byte] = found
         return found
 
     def allowed(self, branch: Branch) -> frozenset[int]:
@@ -194,6 +196,7 @@ class Grammar:
         state, begun = top.state, top.kind == "object"
         self._cursor.object_stack = [state]
         found = frozenset(map(ord, state.get_allowed_characters())) - BLANKS
+        self._cursor.object_stack = []  # what stands there leads back to it
         if begun:
             node, keys = state.schema_object, state.existing_keys
             after_comma = keys and state.current_stage is ObjectParsingStage.PARSING_KEY_OR_END
@@ -276,6 +279,7 @@ class Grammar:
             stack = [state, ForceStopParser()]
         else:
             state = state.add_character(chr(byte))
+        self._cursor.object_stack = []
         if isinstance(state, ListParsingState):
             state.list_member_type = array
         elif byte == 0x22:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from functools import cached_property
-from math import lcm
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -15,19 +13,19 @@ import llguidance
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
-from octupus.constrain.keywords import NUMERIC
+from octupus.constrain.keys import KeyTokens
+from octupus.constrain.keywords import NUMERIC, bounded, edges, inside, written
 from octupus.constrain.lexing import MAX_DIGITS
+from octupus.constrain.logic import Mark
 from octupus.constrain.nodes import Excluding, Node
+from octupus.constrain.normal import plain
 from octupus.constrain.reading import BEGIN, Reading
-from octupus.constrain.vocabulary import Mask, Vocabulary, crossing
-from octupus.constrain.walk import closing
+from octupus.constrain.vocabulary import Mask, Vocabulary
 from octupus.errors import ConstraintError
 
 BY_GUIDANCE = NUMERIC | {"pattern", "format", "patternProperties", "enum"}
 """What llguidance enforces of that which lm-format-enforcer's grammar leaves out."""
 _FACETS = {"string": frozenset({"pattern", "format"}), "number": NUMERIC, "integer": NUMERIC}
-MAX_PATTERNS, MAX_STEP = 3, 10_000
-"""Of one value: patterns, and what it must be a multiple of (its decimals left out)."""
 _SPACING = {
     "canonical": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
     "any": {"whitespace_flexible": True},
@@ -64,15 +62,15 @@ class _Schema:
         self._defs: dict[str, Any] = {}
         self._left: list[Node] = []
         self.free_keys = False
-        self._escaped: Node | None = None
-        """An object that declares a key which is written with an escape."""
+        self._escaped: Mark | None = None
+        """What says that there is a key which is written with an escape."""
         self.whole: dict[str, Any] = {**self._ref(root), "$defs": self._defs}
         while self._left:
             node = self._left.pop()
             self._defs[self._names[node]] = self._of(node)
         if self.free_keys and self._escaped is not None:
-            pointer = self._escaped.parts[0].pointer
-            raise ConstraintError("a key with escapes beside free ones", pointer=pointer, keyword="properties")
+            pointer, keyword = self._escaped
+            raise ConstraintError("a key with escapes beside free ones", pointer=pointer, keyword=keyword)
 
     def _ref(self, node: Node | None) -> dict[str, Any]:
         assert node is not None
@@ -84,7 +82,10 @@ class _Schema:
     def _of(self, node: Node) -> dict[str, Any]:
         if node.type is None:
             if node.enum:
-                return {"enum": [json.loads(literal.text.encode("latin-1")) for literal in node.enum]}
+                pointer = node.parts[0].pointer if node.parts else ""
+                if not all(BEGIN.after(literal.text.encode("latin-1")).fresh for literal in node.enum):
+                    self._escaped = pointer, "enum"
+                return {"enum": [written(plain(literal.text), pointer) for literal in node.enum]}
             return {"anyOf": [self._of(a) if a.type != "object" else self._ref(a) for a in node.anyOf]}
         made: dict[str, Any] = {"type": node.type}
         if isinstance(node.enum, Excluding) and node.enum.texts:
@@ -92,8 +93,8 @@ class _Schema:
         if node.type in ("string", "number", "integer"):
             made |= {k: v for k, v in (("minLength", node.minLength), ("maxLength", node.maxLength)) if v is not None}
             facets = [{k: v} for at in node.parts for k, v in at.schema.items() if k in _FACETS[node.type]]
-            unique = {json.dumps(facet, sort_keys=True): facet for facet in facets}
-            _bounded(node, unique.values())
+            bounded(node, facets)
+            unique = {json.dumps(facet, sort_keys=True): facet for facet in (*map(inside, facets), *edges(facets))}
             return (
                 {"allOf": [made, *unique.values()]} if len(unique) > 1 else {**made, **next(iter(unique.values()), {})}
             )
@@ -101,7 +102,7 @@ class _Schema:
             made |= {"prefixItems": [self._ref(n) for n in node.prefix]} if node.prefix else {}
             made |= {k: v for k, v in (("minItems", node.minItems), ("maxItems", node.maxItems)) if v is not None}
             return made | {"items": self._ref(node.rest) if node.rest is not None and node.rest.anyOf else False}
-        texts = {name: _plain(name) for name in [*node.properties, *node.forbidden]}
+        texts = {name: plain(f'"{name}"') for name in [*node.properties, *node.forbidden]}
         made["properties"] = {texts[name]: self._ref(inner) for name, inner in node.properties.items()}
         made["properties"] |= {texts[n]: False for n in node.forbidden if n not in node.properties}
         made["required"] = [texts[name] for name in node.required]
@@ -109,31 +110,11 @@ class _Schema:
         additional = node.properties.additional
         self.free_keys = self.free_keys or additional is not None or bool(node.patterns)
         if any("\\" in name for name in node.properties):
-            self._escaped = node
+            self._escaped = node.parts[0].pointer, "properties"
         made["additionalProperties"] = False if additional is None else self._ref(additional)
         made |= {"minProperties": node.min_properties} if node.min_properties else {}
         made |= {"maxProperties": node.max_properties} if node.max_properties is not None else {}
         return made
-
-
-def _bounded(node: Node, facets: Iterable[dict[str, Any]]) -> None:
-    """Refuse what llguidance takes seconds for, or what its grammar makes narrower than the schema."""
-    facets = list(facets)
-    if sum("pattern" in facet for facet in facets) > MAX_PATTERNS:
-        reason = f"more than {MAX_PATTERNS} patterns for one string"
-        raise ConstraintError(reason, pointer=node.parts[0].pointer, keyword="pattern")
-    steps = [Fraction(str(facet["multipleOf"])) for facet in facets if "multipleOf" in facet]
-    if steps and lcm(*(step.numerator for step in steps)) > MAX_STEP:
-        raise ConstraintError(f"a step over {MAX_STEP}", pointer=node.parts[0].pointer, keyword="multipleOf")
-    least = [v for facet in facets for k, v in facet.items() if k in ("minimum", "exclusiveMinimum")]
-    if steps and max(least, default=-1) < 0:
-        reason = "of negative numbers no multiples can be generated; with a minimum of 0 or more this can be enforced"
-        raise ConstraintError(reason, pointer=node.parts[0].pointer, keyword="multipleOf")
-
-
-def _plain(text: str) -> str:
-    plain: str = json.loads(f'"{text}"'.encode("latin-1"))
-    return plain
 
 
 class Guidance:
@@ -142,7 +123,7 @@ class Guidance:
     _known: ClassVar[WeakKeyDictionary[Vocabulary, Guidance]] = WeakKeyDictionary()
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
+        self.vocabulary, self.keys = vocabulary, KeyTokens(vocabulary)
         self._tokenizer: LLTokenizer | None = None
         self._lock = threading.Lock()
 
@@ -168,18 +149,6 @@ class Guidance:
     @cached_property
     def usable(self) -> Mask:
         return self._starting(bytes(range(256)))
-
-    @cached_property
-    def unescaped(self) -> Mask:
-        """All but tokens that hold a backslash."""
-        found = [id for id, text in enumerate(self.vocabulary.tokens) if text is not None and b"\\" not in text]
-        return self.vocabulary.pack(found)
-
-    @cached_property
-    def within_keys(self) -> Mask:
-        """All but tokens that hold more than one of a key, what stands before it and what stands behind it."""
-        found = [id for id, text in enumerate(self.vocabulary.tokens) if text is not None and not crossing(text)]
-        return self.vocabulary.pack(found)
 
     def tokenizer(self) -> LLTokenizer:
         if self.vocabulary.encode is None:
@@ -286,21 +255,7 @@ class Place:
             found &= guidance.letters
             if reading.run >= MAX_DIGITS and (found & guidance.digits).any():  # a multiple may need one more
                 found &= guidance.digits
-        return self._with_new_keys(found) if self._session.free_keys else found
-
-    def _with_new_keys(self, found: Mask) -> Mask:
-        """Of these tokens those that write a key as it is, and none that is there already."""
-        guidance, reading = self._session.guidance, self._reading
-        if guidance.vocabulary.crosses_keys:
-            found &= guidance.within_keys
-        if reading.key is None:
-            return found
-        found &= guidance.unescaped
-        for used in (reading.used[-1] if reading.used else None) or ():
-            if used.startswith(reading.key):
-                ids = closing(guidance.vocabulary.trie, used[len(reading.key) :].decode("latin-1"))
-                found &= ~guidance.vocabulary.pack(sorted(ids))
-        return found
+        return guidance.keys.fresh(found, reading) if self._session.free_keys else found
 
     def forced(self) -> tuple[bytes, bool]:
         """The text that must come next, and whether nothing may follow it."""

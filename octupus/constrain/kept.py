@@ -41,14 +41,20 @@ class Kept(Generic[Value]):
             found = self._values.get(key)
             return None if found is None else self._count(key, found[0])
 
-    def put(self, key: Hashable, value: Value) -> None:
-        for gone in self._put(key, value):
-            self._drop(gone)
+    def put(self, key: Hashable, value: Value) -> Value:
+        """The value to go on with: another one, where somebody else was quicker; then this one is dropped."""
+        kept, gone = self._put(key, value)
+        for one in gone:
+            self._drop(one)
+        return kept
 
-    def _put(self, key: Hashable, value: Value) -> list[Value]:
-        """What has to go for it."""
-        gone = []
+    def _put(self, key: Hashable, value: Value) -> tuple[Value, list[Value]]:
+        """What is kept, and what has to go for it."""
+        gone: list[Value] = []
         with self._lock:
+            found = self._values.get(key)
+            if found is not None:
+                return self._count(key, found[0]), [value]
             self._count(key, value)
             self._made += 1
             if self._made % RECOUNT == 0:
@@ -58,7 +64,7 @@ class Kept(Generic[Value]):
                 _, (oldest, size) = self._values.popitem(last=False)
                 self.bytes -= size
                 gone.append(oldest)
-        return gone
+        return value, gone
 
     def _count(self, key: Hashable, value: Value) -> Value:
         """What a value takes now; it is the one used last."""

@@ -1,12 +1,17 @@
-"""What the keywords of plain subschemas say. Their forms are right: the validator has checked the schema before."""
+"""What the keywords of plain subschemas say, to llguidance too. Their forms are right: the validator checks them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from math import inf, lcm, nextafter
 from typing import Any
 
 from octupus.constrain.logic import EXCLUDE
+from octupus.constrain.nodes import Node
 from octupus.constrain.schema import Location
 from octupus.constrain.validate import matches
+from octupus.errors import ConstraintError
 from octupus.wire.messages import canonical_json
 
 NUMERIC = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
@@ -28,6 +33,13 @@ ASSERTIONS = frozenset().union(
     {"required", "additionalProperties", "minProperties", "maxProperties", "allOf", "anyOf", "oneOf", "not", "if"},
     {"$ref", "dependentRequired", "dependentSchemas", "dependencies"},
 )
+MAX_PATTERNS, MAX_STEP = 3, 10_000
+"""Of one value: patterns, and what it must be a multiple of (its decimals left out)."""
+EXACT = 2**53
+"""Whole numbers that a double can tell from their neighbours are smaller."""
+TINY = 1e-60
+"""Smaller than any other positive number that can be written with so few digits (``lexing.MAX_DIGITS``)."""
+_LOWER = ("minimum", "exclusiveMinimum")
 
 
 def type_of(value: Any) -> str:
@@ -95,3 +107,64 @@ def left_out(kind: str, at: Location, keyword: str) -> bool:
         return False
     value = at.schema[keyword]
     return value is True if keyword == "uniqueItems" else keyword == "contains" or (value is not True and value != {})
+
+
+def bounded(node: Node, facets: Iterable[dict[str, Any]]) -> None:
+    """Refuse what llguidance takes seconds for or fails at, and what its grammar makes narrower than the schema."""
+    facets, pointer = list(facets), node.parts[0].pointer if node.parts else ""
+    if len({facet["pattern"] for facet in facets if "pattern" in facet}) > MAX_PATTERNS:
+        raise ConstraintError(f"more than {MAX_PATTERNS} patterns for one string", pointer=pointer, keyword="pattern")
+    steps = [Fraction(str(facet["multipleOf"])) for facet in facets if "multipleOf" in facet]
+    if steps and lcm(*(step.numerator for step in steps)) > MAX_STEP:
+        raise ConstraintError(f"a step over {MAX_STEP}", pointer=pointer, keyword="multipleOf")
+    least = [v for facet in facets for k, v in facet.items() if k in _LOWER]
+    if steps and max(least, default=-1) < 0:
+        reason = "of negative numbers no multiples can be generated; with a minimum of 0 or more this can be enforced"
+        raise ConstraintError(reason, pointer=pointer, keyword="multipleOf")
+    for keyword, value in _bounds(facets):
+        if (value if keyword in _LOWER else -value) > EXACT:  # for some of these it ends the whole process
+            raise ConstraintError("only numbers beyond 2**53 are left", pointer=pointer, keyword=keyword)
+
+
+def _bounds(facets: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+    return ((k, value) for facet in facets for k, value in facet.items() if k in NUMERIC and k != "multipleOf")
+
+
+def inside(facet: dict[str, Any]) -> dict[str, Any]:
+    """A facet whose bound, where no double is equal to it, is the next double that it admits."""
+    for keyword, value in _bounds([facet]):
+        if isinstance(value, int) and EXACT < abs(value) < 2**1023 and (double := float(value)) != value:
+            below, lower = double < value, keyword in _LOWER
+            return {keyword: int(double if below != lower else nextafter(double, inf if lower else -inf))}
+    return facet
+
+
+def edges(facets: Iterable[dict[str, Any]]) -> Iterator[dict[str, float]]:
+    """Inclusive bounds beside exclusive ones that llguidance lets in: whole, nearer to zero, the other within one."""
+    bounds = [(keyword in _LOWER, Fraction(value), keyword.startswith("ex")) for keyword, value in _bounds(facets)]
+    if len({lower for lower, *_ in bounds}) < 2:
+        return
+    low, above = max((value, exclusive) for lower, value, exclusive in bounds if lower)
+    high, below = min((value, not exclusive) for lower, value, exclusive in bounds if not lower)
+    near = 0 < high - low < 1
+    if near and low.denominator == 1 < high.denominator and above and low >= 0:
+        yield {"minimum": nextafter(float(low), inf) if low else TINY}
+    if near and high.denominator == 1 < low.denominator and not below and high <= 0:
+        yield {"maximum": nextafter(float(high), -inf) if high else -TINY}
+
+
+def written(value: Any, pointer: str = "") -> Any:
+    """A literal value as llguidance writes it: whole numbers without a fraction.
+
+    Raises:
+        ConstraintError: it would write another number, or one with an exponent in a way that nobody else does.
+    """
+    if isinstance(value, dict):
+        return {key: written(inner, pointer) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [written(inner, pointer) for inner in value]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if abs(value) > EXACT or "e" in repr(value):
+        raise ConstraintError("a number of more digits than llguidance writes", pointer=pointer, keyword="enum")
+    return int(value) if value == int(value) else value

@@ -168,14 +168,11 @@ class Logic:
         found = {"": frozenset([named])} if named in TYPES else {}
         properties = at.schema.get("properties", {}) if named == "object" else {}
         for name, inner in properties.items() if isinstance(properties, dict) else ():
-            if (
-                name in required
-                and isinstance(inner, dict)
-                and ("const" in inner or isinstance(inner.get("enum"), list))
-            ):
-                values = [inner["const"]] if "const" in inner else inner["enum"]
-                if not any(isinstance(value, dict | list) for value in values):
-                    found[f"/{name}"] = frozenset((isinstance(value, bool), value) for value in values)
+            if name not in required or not isinstance(inner, dict):
+                continue
+            values = [inner["const"]] if "const" in inner else inner.get("enum")
+            if isinstance(values, list) and not any(isinstance(value, dict | list) for value in values):
+                found[f"/{name}"] = frozenset((isinstance(value, bool), value) for value in values)
         return found
 
     def _if(self, goal: _Goal) -> tuple[tuple[Option, ...], set[Mark]]:
@@ -189,7 +186,7 @@ class Logic:
 
     def _dependencies(self, goal: _Goal) -> Iterator[tuple[tuple[Option, ...], set[Mark]]]:
         at = goal.at
-        for keyword in ("dependentRequired", "dependentSchemas", "dependencies"):
+        for keyword in _DEPENDENCIES:
             needs = at.schema.get(keyword, {})
             for name in needs if isinstance(needs, dict) else ():
                 absent = at.instead({"properties": {name: False}}, f"without {name}")
@@ -237,10 +234,8 @@ class Logic:
         return tuple(options), set()
 
 
-_LOGIC = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "$ref", "dependencies"}) | {
-    "dependentRequired",
-    "dependentSchemas",
-}
+_DEPENDENCIES = ("dependentRequired", "dependentSchemas", "dependencies")
+_LOGIC = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "$ref", *_DEPENDENCIES})
 _INEXPRESSIBLE = frozenset(
     {"pattern", "multipleOf", "uniqueItems", "items", "prefixItems", "contains", "additionalItems", "propertyNames"}
     | {"additionalProperties", "patternProperties", "unevaluatedItems", "unevaluatedProperties", "if", "$dynamicRef"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -35,10 +36,9 @@ class Normal:
     """
 
     def __init__(self, schema: Any, *, arguments: bool = False, closed: bool = False) -> None:
-        self.document = Document(schema)
-        self._logic = Logic(self.document, self._disjoint)
-        self._closed = closed
         self._nodes: dict[tuple[bool, frozenset[str]], Node] = {}
+        self.document = Document(schema)
+        self._closed = closed
         self._goals: dict[Node, tuple[Location, ...]] = {}
         self._working: set[Node] = set()
         self._validators: dict[str, Validator] = {}
@@ -47,26 +47,30 @@ class Normal:
         """Objects that must hold more properties than they can."""
         self.keywords: set[Mark] = set()
         """(pointer, keyword) of every assertion met."""
+        self.unenforced: set[Mark] = set()
+        self.nested = False
+        """Whether a list or an object is one of the values of an enum."""
         self._arguments = self.document.root.instead({"type": "object"}, "arguments")
-        self.root = self._node((self.document.root, *([self._arguments] if arguments else [])))
+        self._logic = Logic(self.document, self._disjoint)
         try:
+            self.root = self._node((self.document.root, *([self._arguments] if arguments else [])))
             productive = self._productive(self.root)
             while short := {node for node in productive if _too_few(node, productive)}:
                 self._dead |= short
                 productive = self._productive(self.root)
+            if self.root not in productive:
+                raise Unsatisfiable("no value satisfies the schema")
+            nodes = list(self._below(self.root))
         except RecursionError as error:
             pointer = self._logic.at.pointer
             raise ConstraintError("references lead into one another too deeply", pointer=pointer) from error
-        if self.root not in productive:
-            raise Unsatisfiable("no value satisfies the schema")
-        self.unenforced: set[Mark] = set()
-        nodes = list(self._below(self.root))
+        finally:
+            del self._logic  # it leads back here, and nothing is left to be worked out
+            self._validators.clear()
         for node in nodes:
             prune(node, productive)
             self.unenforced |= node.marks
         self.size = len(nodes)
-        del self._logic  # it leads back here, and nothing is left to be worked out
-        self._validators.clear()
 
     def __del__(self) -> None:
         """Schemas lead back to themselves, and so do their nodes: taken apart, they need no garbage collection."""
@@ -250,7 +254,8 @@ class Normal:
         if len(kept) > MAX_ENUM:
             marks.add((parts[0].pointer, "enum"))
         node = literals(text for value in kept for text in keywords.spellings(value))
-        node.marks = frozenset(marks)
+        node.marks, node.parts = frozenset(marks), parts
+        self.nested = self.nested or any(isinstance(value, list | dict) for value in kept)
         return [node] if kept else []
 
     def _validator(self, at: Location) -> Validator:
@@ -266,8 +271,7 @@ class Normal:
         kind = keywords.type_of(value)
         if node.type is None:
             if node.enum:
-                text = _said(value)
-                return any(text == literal.text for literal in node.enum)
+                return member(node, value) is not None
             return node in self._working or any(self.admits(a, value) for a in self._ready(node).anyOf)
         if kind == "array" == node.type:
             inner = [*node.prefix, *[node.rest] * len(value)][: len(value)]
@@ -288,6 +292,19 @@ class Normal:
         return all(Validator(s, formats=True).admits(value) for s in (*facets, integer) if s) and not (
             isinstance(node.enum, Excluding) and _said(value)[1:-1] in node.enum.texts
         )
+
+
+def member(node: Node, value: Any) -> str | None:
+    """The text of the literal that a value is equal to: the same text, or of a list or an object the same JSON."""
+    text, nested = _said(value), isinstance(value, list | dict)
+    same = keywords.identity(value) if nested else None
+    texts = (literal.text for literal in node.enum)
+    return next((t for t in texts if t == text or (nested and keywords.identity(plain(t)) == same)), None)
+
+
+def plain(text: str) -> Any:
+    """The value of a literal's text."""
+    return json.loads(text.encode("latin-1"))
 
 
 def _said(value: Any) -> str:

@@ -26,34 +26,17 @@ def _without_init(name: str) -> Iterator[None]:
 
 
 with _without_init("lmformatenforcer"):
-    from lmformatenforcer.characterlevelparser import (
-        CharacterLevelParser,
-        CharacterLevelParserConfig,
-        ForceStopParser,
-        StringParser,
-        UnionParser,
-    )
-    from lmformatenforcer.jsonschemaparser import (
-        JsonSchemaParser,
-        ListParsingState,
-        NumberParsingState,
-        ObjectParsingStage,
-        ObjectParsingState,
-        StringParsingState,
-        get_parser,
-    )
+    from lmformatenforcer import characterlevelparser, jsonschemaparser
 
-__all__ = [
-    "CharacterLevelParser",
-    "CharacterLevelParserConfig",
-    "ForceStopParser",
-    "JsonSchemaParser",
-    "ListParsingState",
-    "NumberParsingState",
-    "ObjectParsingStage",
-    "ObjectParsingState",
-    "StringParser",
-    "StringParsingState",
-    "UnionParser",
-    "get_parser",
-]
+CharacterLevelParser = characterlevelparser.CharacterLevelParser
+CharacterLevelParserConfig = characterlevelparser.CharacterLevelParserConfig
+ForceStopParser = characterlevelparser.ForceStopParser
+StringParser = characterlevelparser.StringParser
+UnionParser = characterlevelparser.UnionParser
+JsonSchemaParser = jsonschemaparser.JsonSchemaParser
+ListParsingState = jsonschemaparser.ListParsingState
+NumberParsingState = jsonschemaparser.NumberParsingState
+ObjectParsingStage = jsonschemaparser.ObjectParsingStage
+ObjectParsingState = jsonschemaparser.ObjectParsingState
+StringParsingState = jsonschemaparser.StringParsingState
+get_parser = jsonschemaparser.get_parser

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from octupus.config import ConstraintSection
 from octupus.constrain.guidance import BY_GUIDANCE, check, lark
-from octupus.constrain.keywords import FORMATS
+from octupus.constrain.keywords import FORMATS, written
 from octupus.constrain.logic import Mark
 from octupus.constrain.nodes import Node, as_bytes
-from octupus.constrain.normal import Normal
+from octupus.constrain.normal import Normal, member, plain
 from octupus.constrain.schema import as_read, bounded, escape
 from octupus.constrain.validate import Validator
 from octupus.errors import ConstraintError
@@ -59,20 +59,26 @@ class Plan:
         return found
 
     def arrange(self, value: Any) -> Any:
-        """``value`` with its properties in the order that the authority generates them in."""
-        return value if self.authority == "lm-format-enforcer" else self._arranged(self.node, value)
+        """``value`` as the authority writes it: properties in its order, members of an enum as the schema has them."""
+        ordered = self.authority == "llguidance" or self.normal.nested
+        return self._arranged(self.node, value) if ordered else value
 
     def _arranged(self, node: Node | None, value: Any) -> Any:
         kind = "object" if isinstance(value, dict) else "array" if isinstance(value, list) else ""
-        shape = next((a for a in node.anyOf if a.type == kind and self.normal.admits(a, value)), None) if node else None
+        kinds = [a for a in node.anyOf if a.type == kind or (a.type is None and a.enum)] if node and kind else []
+        shape = next((a for a in kinds if self.normal.admits(a, value)), None)
         if shape is None:
             return value
+        if shape.type is None:
+            found = plain(member(shape, value) or "null")
+            return written(found) if self.authority == "llguidance" else found
         if isinstance(value, list):
             inner = [*shape.prefix, *[shape.rest] * len(value)]
             return [self._arranged(n, v) for n, v in zip(inner, value, strict=False)]
-        order = {name: place for place, name in enumerate(shape.properties)}
+        order = {n: place for place, n in enumerate(shape.properties)} if self.authority == "llguidance" else {}
         names = sorted(value, key=lambda name: order.get(_text(name), len(order)))
-        return {name: self._arranged(shape.properties.get(_text(name)), value[name]) for name in names}
+        other = None if shape.patterns else shape.properties.additional
+        return {name: self._arranged(shape.properties.get(_text(name), other), value[name]) for name in names}
 
 
 def compile_schema(

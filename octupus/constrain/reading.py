@@ -18,17 +18,24 @@ class Reading(NamedTuple):
     """The text of the key that is being written."""
     awaits_key: bool = False
     """Whether the next string is a key."""
+    fresh: bool = True
+    """Whether no key was written with an escape, and none twice in one object."""
+    ended: tuple[tuple[int, bytes], ...] = ()
+    """The keys that the last data ended, each with how many objects and lists it stands in."""
 
     def after(self, data: bytes) -> Reading:
         """Behind ``data``, which may follow here."""
-        inside, run, used, key, awaits_key = self
+        inside, run, used, key, awaits_key, fresh, _ = self
+        ended: tuple[tuple[int, bytes], ...] = ()
         for byte in data:
             if inside:
                 inside = "" if byte == 0x22 and inside == '"' else "\\" if byte == 0x5C and inside == '"' else '"'
                 if key is not None and inside:
                     key += bytes((byte,))
+                    fresh = fresh and byte != 0x5C
                 elif key is not None:
                     if used and (held := used[-1]) is not None:
+                        fresh, ended = fresh and key not in held, (*ended, (len(used), key))
                         used = (*used[:-1], held | {key})
                     key = None
                 continue
@@ -42,7 +49,7 @@ class Reading(NamedTuple):
                 used, awaits_key = used[:-1], False
             elif byte == 0x2C:
                 awaits_key = bool(used) and used[-1] is not None
-        return Reading(inside, run, used, key, awaits_key)
+        return Reading(inside, run, used, key, awaits_key, fresh, ended)
 
 
 BEGIN = Reading()

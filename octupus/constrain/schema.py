@@ -15,6 +15,8 @@ from octupus.errors import ConstraintError
 MAX_DEPTH = 128
 MAX_VALUES = 100_000
 """JSON values in one schema; more is refused."""
+MAX_BITS = 10_000
+"""Of a whole number, about 3,000 digits: longer ones Python itself does not write."""
 _DATA = frozenset({"enum", "const", "default", "examples"})
 """What stands below these is no schema."""
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"})
@@ -123,6 +125,8 @@ def bounded(schema: Any) -> bool:
         stack += [(item, depth + 1) for item in inner if isinstance(item, dict | list)]
         if any(isinstance(item, float) and not isfinite(item) for item in inner):
             raise ConstraintError("the schema holds NaN or Infinity, which JSON does not know")
+        if any(isinstance(item, int) and item.bit_length() > MAX_BITS for item in inner):
+            raise ConstraintError(f"the schema holds a number of more than {MAX_BITS} bits")
     return named
 
 
@@ -152,13 +156,13 @@ def as_read(schema: Any, formats: frozenset[str]) -> Any:
 
 def _everywhere(root: Location) -> Iterator[Location]:
     """Every object below ``root`` that may be a schema."""
-    stack: list[tuple[Any, str, str]] = [(root.schema, "", root.base)]
+    stack: list[tuple[Any, str, str, bool]] = [(root.schema, "", root.base, False)]
     while stack:
-        value, pointer, base = stack.pop()
-        if isinstance(value, dict):
+        value, pointer, base, named = stack.pop()
+        if isinstance(value, dict) and not named:
             base = _base(base, value)
             yield Location(value, pointer, base, pointer)
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in items:
-            if isinstance(inner, dict | list) and key not in _DATA:
-                stack.append((inner, pointer + escape(key), base))
+            if isinstance(inner, dict | list) and (named or key not in _DATA):
+                stack.append((inner, pointer + escape(key), base, not named and key in _NAMED))

@@ -179,9 +179,11 @@ class Vocabulary:
         ids = sorted((id for id, t in enumerate(self.tokens) if t is not None), key=lambda id: self.tokens[id] or b"")
         # Two flat lists, not pairs: the garbage collector would walk through 150,000 of those again and again.
         self.trie = Trie([self.tokens[id] or b"" for id in ids], ids, 0, len(ids), 0)
-        self.crosses_keys = any(crossing(text) for text in self.tokens if text is not None)
-        """Whether a token may hold the end of a value and the beginning of the next key, or a key and its value: then
-        positions with different keys are never alike. Byte-level BPE with a usual pre-tokenizer has no such token."""
+        self.crosses_keys = any(_CROSSING.search(text) for text in self.tokens if text is not None)
+        """Whether a token may hold, in canonical spacing, the end of a value and more of the next key than its quote,
+        or a key and its value: then positions with different keys are never alike. Byte-level BPE with a usual
+        pre-tokenizer has none. Its tokens that hold a key's quote and more of it, even all (` "."`), stand only where a
+        key is awaited, and such positions are never alike anyway."""
         self._strings: dict[int, StringTokens] = {}
 
     @classmethod
@@ -251,11 +253,6 @@ class Vocabulary:
         if table is None:
             table = self._strings.setdefault(id(node), StringTokens(self, node.below()))
         return table
-
-
-def crossing(text: bytes) -> bool:
-    """Whether a token may hold more than one of a key, what stands before it and what stands behind it."""
-    return _CROSSING.search(text) is not None
 
 
 def _shared(bits: NDArray[Any]) -> Mask:

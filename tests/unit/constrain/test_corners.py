@@ -138,4 +138,20 @@ def test_a_text_is_read_along() -> None:
     whole = BEGIN
     for byte in rb'{"a\"": [1, {"b": "x\\", "c':
         whole = whole.after(bytes((byte,)))
-    assert whole == at
+    assert whole == at._replace(ended=())
+
+
+def test_an_anchor_stands_below_whatever_a_property_is_called() -> None:
+    for name in ("default", "enum", "const", "examples", "properties"):
+        schema = {"properties": {name: {"$anchor": "x", "type": "integer"}, "b": {"$ref": "#x"}}, "type": "object"}
+        assert accepts(schema, '{"b": 1}') and not accepts(schema, '{"b": "1"}'), name
+    data = {"const": {"$anchor": "x", "type": "integer"}}
+    with pytest.raises(ConstraintError):
+        compile_schema({"properties": {"a": data, "b": {"$ref": "#x"}}})
+
+
+def test_a_number_that_python_does_not_write_is_refused() -> None:
+    for schema in ({"minimum": 10**5000}, {"enum": [[-(10**5000)]]}, {"x": {"y": 10**5000}}):
+        with pytest.raises(ConstraintError):
+            byte_constraint().plan(schema)
+    assert accepts({"type": "string", "maxLength": 10**1000}, '"a"')
