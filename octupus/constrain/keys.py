@@ -31,9 +31,9 @@ class KeyTokens(dict[_Kind, "_Tokens"]):
         found = found & known.allowed
         begun = reading.key or b""
         taken = [id for key in held or () if key.startswith(begun) for id in known.ending.get(key[len(begun) :], ())]
-        if known.doubtful is not None and (doubtful := found & known.doubtful).any():
-            tokens = self._vocabulary.tokens
-            taken += [id for id in self._vocabulary.unpack(doubtful) if not reading.after(tokens[id] or b"").fresh]
+        for id in known.doubtful:
+            if found[id >> 5] >> (id & 31) & 1 and not reading.after(self._vocabulary.tokens[id] or b"").fresh:
+                taken.append(id)
         return found & ~self._vocabulary.pack(taken) if taken else found
 
 
@@ -43,11 +43,13 @@ class _Tokens:
     def __init__(self, vocabulary: Vocabulary, inside: str, in_key: bool, awaits_key: bool, in_object: bool) -> None:
         self.ending: defaultdict[bytes, list[int]] = defaultdict(list)
         """Tokens by the key that they end in the object that they begin in (the rest of it, where it is begun)."""
-        wrong, doubtful = [], []
+        self.doubtful: list[int] = []
+        """Tokens that only the whole reading can judge: they leave an object, or end two keys of one."""
+        wrong = []
         for id, text in enumerate(vocabulary.tokens):
             if text is None or (b'"' not in text and not (in_key and b"\\" in text)):
                 continue
-            closes = b"}" in text or b"]" in text
+            own = in_key or (awaits_key and text.lstrip()[:1] == b'"')  # the first key that it ends is of this object
             ways = []
             for above in (None, frozenset[bytes]()):  # inside of as many lists, or objects, as it can close
                 used = (*[above] * len(text), frozenset[bytes]() if in_object else None)
@@ -55,10 +57,8 @@ class _Tokens:
             keys = [key for depth, key in ways[0].ended if depth == len(text) + 1]
             if not any(way.fresh for way in ways):
                 wrong.append(id)
-            elif len(keys) > 1 or (closes and any(way.ended or not way.fresh for way in ways)):
-                doubtful.append(id)
+            elif len(keys) > 1 or any(len(w.ended) > own or not w.fresh for w in ways if b"}" in text or b"]" in text):
+                self.doubtful.append(id)
             elif keys:
                 self.ending[keys[0]].append(id)
         self.allowed = ~vocabulary.pack(wrong)
-        self.doubtful = vocabulary.pack(doubtful) if doubtful else None
-        """Tokens that only the whole reading can judge: they leave an object, or end two keys of one."""
