@@ -65,6 +65,7 @@ class Constraint:
         prepare(self._shared)
         if self.options.backend != "lm-format-enforcer" and self.vocabulary.encode is not None:
             self._guidance.tokenizer()
+            self._guidance.keys.prepare()
         self._settle()
         return self
 

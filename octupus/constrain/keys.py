@@ -24,6 +24,13 @@ class KeyTokens(dict[_Kind, "_Tokens"]):
     def __missing__(self, kind: _Kind) -> _Tokens:
         return self.setdefault(kind, _Tokens(self._vocabulary, *kind))
 
+    def prepare(self) -> None:
+        """Work out every kind of place that a text comes to: each takes longer than a mask may."""
+        for in_object in (False, True):
+            for inside in ("", '"', "\\"):
+                _ = self[inside, False, False, in_object]
+        _ = self["", False, True, True], self['"', True, False, True]
+
     def fresh(self, found: Mask, reading: Reading) -> Mask:
         """Of these tokens those behind which every key is written as it is, and once in its object."""
         held = reading.used[-1] if reading.used else None

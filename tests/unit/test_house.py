@@ -26,7 +26,7 @@ ROOMS = {
 
 BUDGETS = {
     "octupus.wire": 1300,
-    "octupus.constrain": 4050,
+    "octupus.constrain": 4060,
     "octupus.data": 2240,
     "octupus.serve": 3160,
     "octupus.train": 1550,

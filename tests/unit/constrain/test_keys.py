@@ -114,3 +114,15 @@ def test_walks_write_no_key_twice_and_none_with_an_escape(whitespace: str) -> No
             ended += 1
             json.loads(text, object_pairs_hook=pairs)
     assert ended > 5
+
+
+def test_set_up_works_out_every_kind_of_place_that_texts_come_to() -> None:
+    prepared = KeyTokens(vocabulary())
+    prepared.prepare()
+    kinds = {*prepared}
+    for text in ('{"a": {"b\\u0062": ["x\\"", -1, {}, [], null]}, "c": "d"}', '"x\\\\"', "[1, 2]"):
+        reading = BEGIN
+        for byte in text.replace("b\\u0062", "b").encode():
+            prepared.fresh(vocabulary().pack(range(256)), reading)
+            reading = reading.after(bytes([byte]))
+    assert {*prepared} == kinds
