@@ -7,7 +7,7 @@ are files of the run.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from eval.endpoint import BEFORE
@@ -17,7 +17,7 @@ from octupus.runs import Run
 from slurm.apart import WIND_DOWN
 from slurm.cluster import KEEPER
 from slurm.ledger import Ledger
-from slurm.queue import Absent, Job, Queue, Silent
+from slurm.queue import Absent, Queue, Silent
 from slurm.remote import jobs_of
 from slurm.stage import frozen
 
@@ -41,7 +41,7 @@ def await_endpoint(run: Run, queue: Queue | None = None, poll_s: float = POLL_S)
         if up >= len(ids):
             return
         try:
-            found: Mapping[str, Job] | None = queue.jobs(ids)
+            mine = jobs_of(server, queue.jobs(ids))
         except Silent as error:
             print(f"{error}", flush=True)
         except Absent as error:
@@ -50,8 +50,6 @@ def await_endpoint(run: Run, queue: Queue | None = None, poll_s: float = POLL_S)
             if time.monotonic() > deadline:
                 raise Lost(f"no endpoint came up in time (serve.ready_timeout_s); {error}") from error
         else:
-            assert found is not None
-            mine = jobs_of(server, found)
             living = [job for job in mine if not job.over]
             if up and up >= sum(job.running for job in living):
                 return
