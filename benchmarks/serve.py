@@ -2,9 +2,10 @@
 
 Ends with one JSON line. Ratios are ours over vLLM's, medians over alternations with a 95% interval (bootstrap). Equal
 work: every answer has exactly ``TOKENS`` tokens, because the end of turn is biased away (plain) or because the schema
-forces a string that is longer (tools: ``warm``, ``cold``). A string with ``minLength`` is slow to compile for xgrammar;
-``warm_arrays`` and ``cold_arrays`` force an array of strings instead, which is not, and are printed beside them.
-``--part`` runs some of it: each part takes a few minutes on two cores. ``--front``: the front end alone.
+forces a string that is longer (tools: ``warm``, ``cold``). Requests offer 16 tools, those of ``_few`` four. A string
+with ``minLength`` is slow to compile for xgrammar; ``_arrays`` forces an array of strings instead, which is not. The
+model is laid out as Qwen2.5's instruct models are, so both servers read the same prompts and write the same format.
+``--part`` runs some of it: each part takes a minute or two on two cores. ``--front``: the front end alone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ import aiohttp
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS, REQUESTS, CONCURRENT, TOOL_SETS = 64, 48, 16, 16
+FEW, MANY = 4, 16
+"""Tools of a request."""
 
 
 @dataclass
@@ -49,21 +52,29 @@ class Server:
             self.process.kill()
 
 
-def model(folder: Path) -> Path:
-    """Two layers over Qwen's whole vocabulary, random weights: vLLM spends its time where a front end cannot hide."""
+def model(folder: Path, dialect: str) -> Path:
+    """Two layers over Qwen's whole vocabulary, random weights: vLLM spends its time where a front end cannot hide.
+
+    ``qwen``: laid out as Qwen2.5's instruct models are, which either server serves as it is. ``octupus``: as ours are.
+    """
     from octupus.wire import Wire, write_wire
     from octupus.wire.dialect import OCTUPUS
-    from tests.support.qwen import qwen_folder, qwen_octupus
+    from tests.support.qwen import qwen_folder, qwen_instruct, qwen_octupus
     from tests.support.tiny_model import random_qwen2
 
     folder.mkdir()
     config = json.loads((qwen_folder() / "tokenizer_config.json").read_text(encoding="utf-8"))
-    tokenizer = qwen_octupus()
+    tokenizer = qwen_instruct("qwen2_5") if dialect == "qwen" else qwen_octupus()
+    template = tokenizer.chat_template
+    if template is None:
+        wire = Wire(OCTUPUS, tokenizer)
+        template = wire.chat_template
+        write_wire(folder, wire)
+    else:
+        config["eos_token"] = "<|im_end|>"
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer.spec, ensure_ascii=False), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    wire = Wire(OCTUPUS, tokenizer)
-    (folder / "chat_template.jinja").write_text(wire.chat_template, encoding="utf-8")
-    write_wire(folder, wire)
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     random_qwen2(folder, rows=151_936, hidden=128, eos=tokenizer.eos_id)
     return folder
 
@@ -95,19 +106,21 @@ async def ready(session: aiohttp.ClientSession, server: Server, path: str) -> No
 
 SHORT: dict[str, Any] = {"type": "string", "maxLength": 20}
 LONG: dict[str, Any] = {"type": "string", "minLength": 16 * TOKENS}  # Qwen's tokens have about four characters
+VERBS = ("get", "list", "create", "update", "delete", "search", "send", "book")
 ARRAY: dict[str, Any] = {"type": "array", "items": {"type": "string"}, "minItems": TOKENS}
 
 
-def tool_set(seed: int, text: dict[str, Any]) -> list[dict[str, Any]]:
-    """Four functions that no other seed has; the first argument of each is a ``text`` (LONG: past the output limit)."""
+def tool_set(seed: int, text: dict[str, Any], size: int) -> list[dict[str, Any]]:
+    """Functions that no other seed has; the first argument of each is a ``text`` (LONG: past the output limit)."""
     rng = random.Random(seed)
     kinds = [{"type": "integer"}, {"type": "boolean"}, {"enum": ["red", "green", "blue"]}, {"type": "number"}]
     tools = []
-    for i in range(4):
+    for i in range(size):
         names = [f"field_{rng.randrange(10**6)}" for _ in range(4)]
         properties = {names[0]: text} | {name: rng.choice(kinds) for name in names[1:]}
         schema = {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
-        function = {"name": f"tool_{seed}_{i}", "description": "x", "parameters": schema, "strict": True}
+        name = f"{VERBS[i % len(VERBS)]}_{seed}_{i}"
+        function = {"name": name, "description": "x", "parameters": schema, "strict": True}
         tools.append({"type": "function", "function": function})
     return tools
 
@@ -163,7 +176,7 @@ async def legal_calls(session: aiohttp.ClientSession, server: Server, offset: in
     gate, ends = asyncio.Semaphore(CONCURRENT), Counter[str]()
 
     async def one(i: int) -> None:
-        tools = tool_set(offset + i % TOOL_SETS, SHORT)
+        tools = tool_set(offset + i % TOOL_SETS, SHORT, FEW)
         schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
         request = {"model": "tiny", "messages": [{"role": "user", "content": f"Hello {i}"}], "max_tokens": 160}
         request |= {"tools": tools, "tool_choice": "required"}
@@ -194,15 +207,23 @@ def interval(values: list[float]) -> tuple[float, float, float]:
     return statistics.median(values), medians[50], medians[1949]
 
 
-PARTS = ("plain", "warm", "cold", "warm_arrays", "cold_arrays", "calls")
+TOOLS: dict[str, tuple[int, dict[str, Any]]] = {
+    "": (MANY, LONG),
+    "_few": (FEW, LONG),
+    "_arrays": (MANY, ARRAY),
+    "_few_arrays": (FEW, ARRAY),
+}
+PARTS = ("plain", *(f"{kind}{tools}" for tools in TOOLS for kind in ("warm", "cold")), "calls")
 
 
-async def compare(alternations: int, folder: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
+async def compare(
+    alternations: int, folder: Path, parts: Sequence[str] = PARTS, dialect: str = "qwen"
+) -> dict[str, Any]:
     """Both servers up, rounds in alternation, ratios of neighbouring rounds."""
     from octupus.serve.operate import listen
     from octupus.tokenizer import load_tokenizer
 
-    made = model(folder / "tiny")
+    made = model(folder / "tiny", dialect)
     eos = load_tokenizer(made).eos_id
     ports = []
     for _ in range(2):
@@ -211,6 +232,7 @@ async def compare(alternations: int, folder: Path, parts: Sequence[str] = PARTS)
     common = ["--max-model-len", "4096", "--host", "127.0.0.1", "--port"]
     engine = "engine_args={max_num_seqs: 32}"
     own = [sys.executable, "-m", "octupus.serve", "--model", str(made), *common, str(ports[0]), "--set", engine]
+    own += ["--dialect", dialect]
     theirs = [str(Path(sys.executable).with_name("vllm")), "serve", str(made), "--served-model-name", "tiny"]
     theirs += [*common, str(ports[1]), "--max-num-seqs", "32", "--enforce-eager", "--disable-uvicorn-access-log"]
     theirs += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--disable-log-stats"]
@@ -220,16 +242,13 @@ async def compare(alternations: int, folder: Path, parts: Sequence[str] = PARTS)
     fresh = iter(range(10**6, 10**9))
     plain = {"logit_bias": {str(eos): -100}}
 
-    def required(seed: int, text: dict[str, Any]) -> dict[str, Any]:
-        return {"tools": tool_set(seed, text), "tool_choice": "required"}
+    def required(seed: Callable[[int], int], size: int, text: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
+        return lambda i: {"tools": tool_set(seed(i), text, size), "tool_choice": "required"}
 
-    kinds: dict[str, Callable[[int], dict[str, Any]]] = {
-        "plain": lambda i: plain,
-        "warm": lambda i: required(i % TOOL_SETS, LONG),
-        "cold": lambda i: required(next(fresh), LONG),
-        "warm_arrays": lambda i: required(i % TOOL_SETS, ARRAY),
-        "cold_arrays": lambda i: required(next(fresh), ARRAY),
-    }
+    kinds: dict[str, Callable[[int], dict[str, Any]]] = {"plain": lambda i: plain}
+    for name, (size, text) in TOOLS.items():
+        kinds["warm" + name] = required(lambda i: i % TOOL_SETS, size, text)
+        kinds["cold" + name] = required(lambda i: next(fresh), size, text)
     rounds: dict[str, list[tuple[Load, Load]]] = {kind: [] for kind in kinds if kind in parts}
     calls: dict[str, Any] = {}
     try:
@@ -275,6 +294,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--alternations", type=int, default=8)
     parser.add_argument("--part", action="append", choices=PARTS, help="only this part; may be given several times")
+    parser.add_argument("--dialect", choices=("qwen", "octupus"), default="qwen", help="of the model that both serve")
     parser.add_argument("--front", action="store_true", help="only the front end, on an engine that costs nothing")
     arguments = parser.parse_args()
     if arguments.front:
@@ -284,7 +304,8 @@ def main() -> None:
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a benchmark that is told to end ends its servers
     with tempfile.TemporaryDirectory(prefix="octupus-serve-") as folder:
-        print(json.dumps(asyncio.run(compare(arguments.alternations, Path(folder), arguments.part or PARTS))))
+        parts = arguments.part or PARTS
+        print(json.dumps(asyncio.run(compare(arguments.alternations, Path(folder), parts, arguments.dialect))))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from octupus.constrain.call import CallState
 from octupus.constrain.constraint import Constraint
 from octupus.constrain.figures import Figures
 from octupus.constrain.heap import Heap
+from octupus.constrain.opening import opening
 from octupus.constrain.plan import Plan, compile_schema
 from octupus.constrain.validate import Validator, validate
 from octupus.constrain.vocabulary import Vocabulary
@@ -17,5 +18,6 @@ __all__ = [
     "Validator",
     "Vocabulary",
     "compile_schema",
+    "opening",
     "validate",
 ]

@@ -3,100 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Literal, Protocol
 
 import numpy as np
 
 from octupus.constrain.figures import Figures
-from octupus.constrain.vocabulary import Mask, Vocabulary, utf8_after
+from octupus.constrain.positions import FreeText, Headed, Position, likely_rest
+from octupus.constrain.vocabulary import Mask, Vocabulary
 from octupus.errors import ConstraintError
 from octupus.wire.grammar import CallGrammar
 
 MAX_FORCED = 256
 Step = Literal["content", "call", "arguments", "after", "end"]
 """What a special token begins."""
-
-
-class Position(Protocol):
-    """Where a text stands. Positions are values: advancing makes another one."""
-
-    @property
-    def ended(self) -> bool: ...
-
-    def fill(self, row: Mask) -> None: ...
-
-    def mask(self) -> Mask: ...
-
-    def advance(self, token: int) -> Position | None: ...
-
-    def forced(self) -> tuple[bytes, bool]:
-        """The text that must come next, and whether nothing but a special token may follow it."""
-        ...
-
-
-class FreeText:
-    """Content that is no JSON: any text tokens, so long as no character is broken."""
-
-    __slots__ = ("_last", "_vocabulary", "ended", "length", "utf8")
-
-    def __init__(self, vocabulary: Vocabulary, length: int = 0, utf8: int = 0, last: bytes = b"") -> None:
-        self._vocabulary, self.length, self.utf8, self._last = vocabulary, length, utf8, last
-        self.ended = length > 0 and utf8 == 0
-
-    def fill(self, row: Mask) -> None:
-        row[: self._vocabulary.words] = self.mask()
-        row[self._vocabulary.words :] = 0
-
-    def mask(self) -> Mask:
-        return self._vocabulary.text(self.utf8)
-
-    def advance(self, token: int) -> FreeText | None:
-        data = self._vocabulary.tokens[token] if 0 <= token < self._vocabulary.size else None
-        utf8 = -1 if data is None else utf8_after(self.utf8, data)
-        if data is None or utf8 < 0:
-            return None
-        return FreeText(self._vocabulary, self.length + len(data), utf8, (self._last + data)[-16:])
-
-    def forced(self) -> tuple[bytes, bool]:
-        return b"", False
-
-    def ends_with(self, text: bytes) -> bool:
-        """Whether something stands before ``text``, and ``text`` last."""
-        return self.ended and self.length > len(text) and self._last.endswith(text)
-
-
-class Several:
-    """One of several texts, not yet known which."""
-
-    __slots__ = ("_positions",)
-
-    def __init__(self, positions: Sequence[Position]) -> None:
-        self._positions = positions
-
-    @property
-    def ended(self) -> bool:
-        return any(position.ended for position in self._positions)
-
-    def fill(self, row: Mask) -> None:
-        mask = self.mask()
-        row[: len(mask)] = mask
-        row[len(mask) :] = 0
-
-    def mask(self) -> Mask:
-        mask: Mask = np.bitwise_or.reduce([position.mask() for position in self._positions])
-        return mask
-
-    def advance(self, token: int) -> Position | None:
-        after = [p for position in self._positions if (p := position.advance(token)) is not None]
-        return None if not after else after[0] if len(after) == 1 else Several(after)
-
-    def forced(self) -> tuple[bytes, bool]:
-        texts = [position.forced()[0] for position in self._positions]
-        same = takewhile(lambda column: len(set(column)) == 1, zip(*texts, strict=False))
-        return bytes(column[0] for column in same), False
 
 
 class Texts(Protocol):
@@ -150,9 +71,11 @@ class CallState:
         Raises:
             ConstraintError: a schema that cannot be enforced.
         """
-        opened = self._call(self._history[0]) if self._heads else None
-        for name in self._heads if opened is not None and opened.phase == "name" else ():
-            self._arguments(_Turn("name", None, 1, name))
+        if self._heads:
+            self._call(self._history[0])
+        separator = self._frame.separator.encode() if isinstance(self._frame.separator, str) else None
+        for head in self._heads:
+            self._body(head)(b"" if separator is None else likely_rest(self._vocabulary, head + separator))
         self._content()
 
     @property
@@ -288,17 +211,17 @@ class CallState:
         frame, calls = self._frame, turn.calls + 1
         if isinstance(frame.separator, int):
             return _Turn("name", self._texts.literal(tuple(head.decode() for head in self._heads)), calls)
-        after = frame.after_arguments
-        bodies = [
-            self._texts.json(f.parameters, head.decode() + frame.separator, after, arguments=True)
-            for head, f in self._heads.items()
-        ]
-        return _Turn("arguments", bodies[0] if len(bodies) == 1 else Several(bodies), calls)
+        bodies = {head + frame.separator.encode(): self._body(head) for head in self._heads}
+        heads = self._texts.literal(tuple(head.decode() for head in bodies))
+        return _Turn("arguments", Headed(self._vocabulary, heads, bodies).resolved(), calls)
 
     def _arguments(self, turn: _Turn) -> _Turn:
-        function = self._heads[turn.name]
-        text = self._texts.json(function.parameters, "", self._frame.after_arguments, arguments=True)
-        return _Turn("arguments", text, turn.calls)
+        return _Turn("arguments", self._body(turn.name)(b""), turn.calls)
+
+    def _body(self, head: bytes) -> Callable[[bytes], Position]:
+        """Makes a function's arguments, behind what is left of a text that stands before them."""
+        texts, schema, after = self._texts, self._heads[head].parameters, self._frame.after_arguments
+        return lambda rest: texts.json(schema, rest.decode(), after, arguments=True)  # not self: no circles
 
     def _closed(self, turn: _Turn) -> _Turn:
         between = self._frame.between_calls if self._more(turn) else ""

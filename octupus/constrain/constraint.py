@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from octupus.config import ConstraintSection
 from octupus.constrain.automaton import Automaton, State
-from octupus.constrain.call import CallState, Position
+from octupus.constrain.call import CallState
 from octupus.constrain.figures import Figures
 from octupus.constrain.grammar import Grammar
 from octupus.constrain.guidance import Guidance, lark
@@ -18,6 +18,7 @@ from octupus.constrain.heap import Heap
 from octupus.constrain.kept import Kept
 from octupus.constrain.nodes import as_bytes, literals
 from octupus.constrain.plan import Plan, compile_schema
+from octupus.constrain.positions import Position
 from octupus.constrain.schema import bounded
 from octupus.constrain.sets import Shared
 from octupus.constrain.vocabulary import Vocabulary

@@ -161,8 +161,10 @@ class Normal:
             if named is not None:
                 whole = whole or ("integer" in named and "number" not in named)
                 types &= {"number" if t == "integer" else t for t in named}
-        nodes = [node for kind in TYPES if kind in types for node in self._of_type(kind, parts, whole)]
         values = keywords.values(parts)
+        if values is not None:
+            types &= {keywords.type_of(value) for value in values}
+        nodes = [node for kind in TYPES if kind in types for node in self._of_type(kind, parts, whole)]
         if values is not None:
             nodes = self._literals(values, nodes, parts)
         for node in nodes:

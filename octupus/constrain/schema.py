@@ -122,11 +122,13 @@ def bounded(schema: Any) -> bool:
             raise ConstraintError(f"the schema is nested more than {MAX_DEPTH} levels deep")
         if count > MAX_VALUES:
             raise ConstraintError(f"the schema holds more than {MAX_VALUES} values")
-        stack += [(item, depth + 1) for item in inner if isinstance(item, dict | list)]
-        if any(isinstance(item, float) and not isfinite(item) for item in inner):
-            raise ConstraintError("the schema holds NaN or Infinity, which JSON does not know")
-        if any(isinstance(item, int) and item.bit_length() > MAX_BITS for item in inner):
-            raise ConstraintError(f"the schema holds a number of more than {MAX_BITS} bits")
+        for item in inner:
+            if isinstance(item, dict | list):
+                stack.append((item, depth + 1))
+            elif isinstance(item, float) and not isfinite(item):
+                raise ConstraintError("the schema holds NaN or Infinity, which JSON does not know")
+            elif isinstance(item, int) and item.bit_length() > MAX_BITS:
+                raise ConstraintError(f"the schema holds a number of more than {MAX_BITS} bits")
     return named
 
 

@@ -43,9 +43,9 @@ from vllm.v1.structured_output.backend_types import (
 )
 
 from octupus.config import ConstraintSection, ServeSection
-from octupus.constrain import CallState, Constraint, Figures, Heap, Vocabulary
+from octupus.constrain import CallState, Constraint, Figures, Heap, Vocabulary, opening
 from octupus.constrain.figures import SIZE
-from octupus.errors import ConfigError
+from octupus.errors import ConfigError, ConstraintError
 from octupus.serve.engines import SWITCH_S, EngineDied, RequestFailed, Sampling, Step, TokenLogprobs
 from octupus.tokenizer import load_tokenizer
 from octupus.wire import CallGrammar, Wire
@@ -163,10 +163,15 @@ class Backend(StructuredOutputBackend):
         return LazyGrammar(self._pool.submit(self._start, grammar_spec))
 
     def _start(self, spec: str) -> tuple[CallState, Names]:
-        grammar = CallGrammar.model_validate_json(json.loads(spec)[0])
-        told_apart = isinstance(grammar.frame.separator, int) and len(grammar.functions) > 1  # by a name of its own
-        self._prepare(grammar.model_copy(update={"functions": ()}) if told_apart else grammar)
-        return self._constraint.start(grammar), Names(grammar, self._constraint.vocabulary, self._prepare)
+        written, begun = json.loads(spec)
+        grammar = CallGrammar.model_validate_json(written)
+        state, names = self._constraint.start(grammar), Names(grammar, self._constraint.vocabulary, self._prepare)
+        for token in json.loads(begun):
+            if not state.advance(token):
+                raise ConstraintError(f"token {token} cannot begin this answer; this is a defect of the constraint")
+            names.accept(token)
+        self._prepare(grammar.model_copy(update={"functions": ()}) if len(grammar.functions) > 1 else grammar)
+        return state, names
 
     def _prepare(self, grammar: CallGrammar) -> None:
         """Compile schemas before the answer comes to them."""
@@ -240,6 +245,7 @@ def engine_arguments(model_dir: Path, section: ServeSection) -> AsyncEngineArgs:
         # And float32, whatever the checkpoint's type: some virtual machines announce AMX and die of its instructions.
         values |= {"enforce_eager": True, "enable_chunked_prefill": False, "dtype": "float32"}
         values["max_num_batched_tokens"] = max(section.max_model_len, 2048)
+        values["worker_cls"] = "octupus.serve.worker.MaskingWorker"
     values |= section.engine_args
     values["additional_config"] = {**values.get("additional_config", {}), "octupus": section.constraint.model_dump()}
     return AsyncEngineArgs(
@@ -267,7 +273,7 @@ class VllmEngine:
             arguments.additional_config["octupus_figures"] = file.name
             self._figures = Figures(Path(file.name))
             self._llm = self._started(arguments, model_dir)  # has the file open when its name goes
-        self._end = wire.end_id
+        self._end, self._vocabulary = wire.end_id, Vocabulary.from_tokenizer(wire.tokenizer)
 
     @staticmethod
     def _started(arguments: AsyncEngineArgs, model_dir: Path) -> AsyncLLM:
@@ -288,19 +294,27 @@ class VllmEngine:
     async def generate(
         self, request_id: str, prompt_ids: list[int], grammar: CallGrammar | None, sampling: Sampling
     ) -> AsyncGenerator[Step, None]:
-        params = self._params(grammar, sampling)
+        # What the answer must begin with is prefilled, unless somebody wants to know how likely it was. One token at
+        # least is left to sample. As part of the prompt it bears no presence penalty, which is right: nobody chose it.
+        begun = [] if grammar is None or sampling.logprobs is not None else opening(grammar, self._vocabulary)
+        begun = begun[: sampling.max_tokens - 1]
+        params = self._params(grammar, begun, sampling)
+        prompt = tokens_input([*prompt_ids, *begun])
         try:
-            async for output in self._llm.generate(tokens_input(prompt_ids), params, request_id):  # type: ignore[arg-type]
+            async for output in self._llm.generate(prompt, params, request_id):  # type: ignore[arg-type]
                 one = output.outputs[0]
                 if one.finish_reason == "error":
                     raise RequestFailed(f"the constraint could not go on: {one.stop_reason}")
-                yield Step(list(one.token_ids), one.finish_reason, _logprobs(one, sampling.logprobs or 0))
+                yield Step([*begun, *one.token_ids], one.finish_reason, _logprobs(one, sampling.logprobs or 0))
+                begun = []
         except EngineDeadError as error:
             raise EngineDied(self.died() or str(error)) from error
         except (EngineGenerateError, VLLMClientError, ValueError) as error:
             raise RequestFailed(f"vLLM refused the request: {error.__cause__ or error}") from error
 
-    def _params(self, grammar: CallGrammar | None, s: Sampling) -> SamplingParams:
+    def _params(self, grammar: CallGrammar | None, begun: list[int], s: Sampling) -> SamplingParams:
+        # As a "choice" the text crosses the border unread: vLLM would parse a schema twice, and refuse deep ones.
+        spec = None if grammar is None else [grammar.model_dump_json(), json.dumps(begun)]
         return SamplingParams(
             temperature=s.temperature,
             top_p=s.top_p,
@@ -310,14 +324,13 @@ class VllmEngine:
             frequency_penalty=s.frequency_penalty,
             repetition_penalty=s.repetition_penalty,
             seed=s.seed,
-            max_tokens=s.max_tokens,
+            max_tokens=s.max_tokens - len(begun),
             logit_bias=None if s.logit_bias is None else dict(s.logit_bias),
             logprobs=s.logprobs,
             stop_token_ids=[self._end],
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            # As a "choice" the text crosses the border unread: vLLM would parse a schema twice, and refuse deep ones.
-            structured_outputs=None if grammar is None else StructuredOutputsParams(choice=[grammar.model_dump_json()]),
+            structured_outputs=None if spec is None else StructuredOutputsParams(choice=spec),
         )
 
     async def abort(self, request_id: str) -> None:
