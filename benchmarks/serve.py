@@ -30,9 +30,11 @@ from typing import Any
 import aiohttp
 
 ROOT = Path(__file__).resolve().parents[1]
-TOKENS, REQUESTS, CONCURRENT, TOOL_SETS = 64, 48, 16, 16
+TOKENS, REQUESTS, CONCURRENT, TOOL_SETS = 64, 96, 16, 16
 FEW, MANY = 4, 16
 """Tools of a request."""
+SPIN_S = 1.5
+"""Between rounds: vLLM's processes, ours too, spin for a second after their last message."""
 
 
 @dataclass
@@ -258,7 +260,10 @@ async def compare(
             for kind in rounds:
                 for turn in range(-1, alternations):  # the first one warms up and is not counted
                     order = servers if turn % 2 else servers[::-1]
-                    by_name = {server.name: await load(session, server, kinds[kind]) for server in order}
+                    by_name = {}
+                    for server in order:
+                        await asyncio.sleep(SPIN_S)
+                        by_name[server.name] = await load(session, server, kinds[kind])
                     if turn >= 0:
                         rounds[kind].append((by_name["octupus"], by_name["vllm"]))
                         ours, other = rounds[kind][-1]

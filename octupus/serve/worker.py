@@ -1,29 +1,20 @@
-"""vLLM's worker on a CPU, with masks that cost what they allow.
-
-xgrammar's CPU kernel, which vLLM applies every mask with, writes the forbidden tokens one by one. Within a string they
-are few; of a name, a key or a number they are nearly all of the vocabulary: 7 ms for 16 rows of Qwen's 151,936 tokens,
-of a step of 20. There, what is allowed is set aside and the row filled at once.
-"""
+"""vLLM's worker on a CPU, but that it applies masks with :mod:`octupus.serve.masks`. Named in ``worker_cls``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-import xgrammar
-from numpy.typing import NDArray
 from vllm.v1.worker.cpu_worker import CPUWorker
+
+from octupus.serve.masks import apply_masks
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import GrammarOutput
 
-SPARSE = 8
-"""A row is sparse where at most one word of so many allows anything."""
-
 
 class MaskingWorker(CPUWorker):
-    """Applies the masks itself, so that vLLM's runner finds none; without drafts, which the server refuses."""
+    """vLLM's runner then finds no mask to apply. For one token a step and request: drafts are refused by the server."""
 
     @torch.inference_mode()
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:
@@ -35,31 +26,3 @@ class MaskingWorker(CPUWorker):
             apply_masks(state.logits, grammar_output.grammar_bitmask[list(rows.values())], list(rows))
             grammar_output = None
         return super().sample_tokens(grammar_output)
-
-
-def apply_masks(logits: torch.Tensor, masks: NDArray[np.int32], rows: list[int]) -> None:
-    """Set what is forbidden to minus infinity, in place.
-
-    Args:
-        logits: (rows, vocabulary), on the CPU.
-        masks: (len(rows), words), int32; bit ``i % 32`` of word ``i // 32`` allows token ``i``.
-        rows: the row of ``logits`` that each mask is for.
-    """
-    dense: list[int] = []
-    for place, (mask, row) in enumerate(zip(masks, rows, strict=True)):
-        words = np.flatnonzero(mask)
-        if len(words) * SPARSE > len(mask):
-            dense.append(place)
-            continue
-        bits = np.unpackbits(mask[words].view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
-        word, bit = np.nonzero(bits)
-        ids = torch.from_numpy(words[word] * 32 + bit)
-        out = logits[row]
-        kept = out[ids]
-        out.fill_(-torch.inf)
-        out[ids] = kept
-    if dense:
-        placed = torch.full((logits.shape[0], masks.shape[1]), -1, dtype=torch.int32)
-        where = [rows[place] for place in dense]
-        placed[where] = torch.from_numpy(masks[dense])
-        xgrammar.apply_token_bitmask_inplace(logits, placed, indices=where)

@@ -26,7 +26,7 @@ ROOMS = {
 
 BUDGETS = {
     "octupus.wire": 1300,
-    "octupus.constrain": 4180,
+    "octupus.constrain": 4200,
     "octupus.data": 2240,
     "octupus.serve": 3250,
     "octupus.train": 1550,

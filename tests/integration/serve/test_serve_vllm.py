@@ -20,7 +20,7 @@ from jsonschema import Draft202012Validator
 from octupus.runs import Run
 from tests.support.conformance import run_all, table
 from tests.support.launched import Launched, marked
-from tests.support.tiny import tiny_tokenizer
+from tests.support.tiny import tiny_tokenizer, tiny_wire
 from tests.support.tiny_model import tiny_model
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed (make setup)")
@@ -198,6 +198,25 @@ def test_a_long_prompt_and_a_seed_do_not_meet_in_pieces(client: openai.OpenAI) -
         assert all(answer.result().usage.prompt_tokens > 1200 for answer in asked)
 
 
+def test_what_is_prefilled_counts_and_comes_as_if_it_were_sampled(client: openai.OpenAI) -> None:
+    """The call's name leaves no choice; a limit may fall into it, and who asks how likely it was has it sampled."""
+    for limit in (1, 2, 3, 5, 8, 13):
+        for extra in ({}, {"logprobs": True}):
+            fields = {
+                "tools": TOOLS,
+                "tool_choice": NAMED,
+                "seed": limit,
+                "max_tokens": limit,
+                "temperature": 0,
+                **extra,
+            }
+            whole = ask(client, **fields)
+            assert whole.usage.completion_tokens == limit and whole.choices[0].finish_reason == "length"
+            assert streamed(client, **fields) == shape(whole)
+    plain = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+    assert ask(client, **plain).usage.prompt_tokens == ask(client, **plain, logprobs=True).usage.prompt_tokens
+
+
 def test_metrics_tell_what_the_constraint_did_in_the_engines_process(launched: Launched, client: openai.OpenAI) -> None:
     """Masks are written there, not in the process that answers: what it counts comes over."""
 
@@ -212,7 +231,9 @@ def test_metrics_tell_what_the_constraint_did_in_the_engines_process(launched: L
     used = ask(client, tools=tools, tool_choice="required", seed=1, max_tokens=30).usage.completion_tokens
     after = told()
     grown = {name: after[name] - before[name] for name in after}
-    assert grown["masks_total"] >= used - 1 and grown["worked_out_total"] > 0 and grown["compiles_total"] >= 2
+    # What must come (the call, its name) is prefilled: it is counted, and nothing was sampled for it.
+    assert grown["masks_total"] == used - len(tiny_wire().tokenizer.encode("new_one")) - 2
+    assert grown["worked_out_total"] > 0 and grown["compiles_total"] >= 2
     assert 0 < grown["mask_seconds_total"] < 60 and after["cached_bytes"] > before["cached_bytes"] > 0
 
 
