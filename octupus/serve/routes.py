@@ -138,7 +138,6 @@ class _Answer:
     def _take(self, choice: int, items: list[Item]) -> bytes:
         if type(last := items[-1]) is Finish:
             cut, metrics = int(last.incomplete is not None), self._service.metrics
-            metrics.count("completion_tokens_total", last.tokens)
             metrics.count("calls_total", last.calls - cut, complete="yes")
             metrics.count("calls_total", cut, complete="no")
         return self._writer.add(choice, items)

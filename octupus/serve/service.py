@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from aiohttp import web
@@ -193,9 +194,10 @@ class Service:
             refuse("logit_bias", f"token ids end at {self.tokenizer.size - 1}")
         enforced = grammar if self.section.constraint.enforce else None
         named, stops = task.choice.mode == "named", task.stops
+        spent = partial(self.metrics.count, "completion_tokens_total")
         samplings = [task.sampling(limit, index) for index in range(task.n)]
         return [
-            Job(self.wire, f"{request_id}-{index}", prompt, enforced, sampling, plans, stops, named, never)
+            Job(self.wire, f"{request_id}-{index}", prompt, enforced, sampling, plans, stops, named, never, spent)
             for index, sampling in enumerate(samplings)
         ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -68,6 +68,8 @@ class Job:
     named: bool = False
     uncallable: tuple[str, ...] = ()
     """Functions that are shown and that no call could satisfy."""
+    spent: Callable[[int], None] = lambda tokens: None
+    """Told how many tokens were generated, however the work ended."""
 
 
 class StopMatcher:
@@ -229,6 +231,7 @@ async def run_turn(engine: Engine, job: Job, index: int = 0) -> AsyncGenerator[t
         why = f"the engine wrote what is no turn of this wire format ({error})"
         raise ApiError(why, status=500, code="illegal_turn") from error
     finally:
+        job.spent(turn.tokens)
         if finish is None:
             await engine.abort(job.request_id)
 

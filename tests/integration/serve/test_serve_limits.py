@@ -47,6 +47,9 @@ def test_a_client_that_leaves_ends_the_engines_work() -> None:
 
         asyncio.run_coroutine_threadsafe(watch(), server.loop)
         assert aborted.wait(10)
+        lines = httpx.get(server.url + "/metrics").text.splitlines()
+        (spent,) = (line for line in lines if line.startswith("octupus_completion_tokens_total "))
+        assert float(spent.rsplit(" ", 1)[1]) >= 1, "what was generated for nobody was generated all the same"
 
 
 def test_keys_concurrency_and_strict_names() -> None:
