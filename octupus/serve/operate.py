@@ -106,7 +106,7 @@ async def _serve(
             if service.status == "ready":
                 gc.collect()
                 gc.freeze()  # what was loaded stays: later collections need not walk through it
-                gc.set_threshold(50_000)  # new schemas make thousands of objects, nearly all of them to stay
+                gc.set_threshold(20_000)  # new schemas make thousands of objects, nearly all of them to stay
                 idling = asyncio.create_task(_stop_when_idle(service, idle_minutes(section), stop))
                 with _published(known, service, url):
                     print(f"ready: {url}/v1 serves {service.settings.model}", flush=True)
