@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from octupus.constrain.vocabulary import Vocabulary
 from octupus.wire.grammar import CallGrammar
+
+MOST = 8_192
+"""Characters of names that are looked through for what they share: this is done between two tokens of everybody."""
 
 
 def opening(grammar: CallGrammar, vocabulary: Vocabulary) -> list[int]:
@@ -21,21 +25,17 @@ def opening(grammar: CallGrammar, vocabulary: Vocabulary) -> list[int]:
         return []
     names = [frame.before_name + function.name for function in grammar.functions]
     if isinstance(separator, str):  # and the arguments stand in the same text
-        return [frame.call_open, *_shared([(name + separator).encode() for name in names], False, vocabulary)]
-    shared = [frame.call_open, *_shared([name.encode() for name in names], True, vocabulary)]
+        return [frame.call_open, *_shared([name + separator for name in names], False, vocabulary)]
+    shared = [frame.call_open, *_shared(names, True, vocabulary)]
     return [*shared, separator] if len(names) == 1 else shared
 
 
-def _shared(texts: Sequence[bytes], whole: bool, vocabulary: Vocabulary) -> list[int]:
-    """Tokens of the beginning that ``texts`` share, up to the first in whose place one of them could have a longer one.
-
-    ``whole``: no text goes on behind what is given of it.
-    """
-    first, last = min(texts), max(texts)
-    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    ids, at = vocabulary.spelling(first[:same], ends=True), 0
-    for place, id in enumerate(ids):
-        if any(vocabulary.longest(text[at:], whole) > same - at for text in texts):
-            return ids[:place]
-        at += len(vocabulary.tokens[id] or b"")
-    return ids
+def _shared(texts: Sequence[str], whole: bool, vocabulary: Vocabulary) -> list[int]:
+    """The tokens that all of ``texts`` begin with. ``whole``: no text goes on behind what is given of it."""
+    if len(texts) == 1:
+        return vocabulary.spelling(texts[0].encode(), whole)
+    if sum(map(len, texts)) > MOST:
+        return []
+    spelt = [vocabulary.spelling(text.encode(), ends=True) for text in texts]
+    same = takewhile(lambda column: len(set(column)) == 1, zip(*spelt, strict=False))
+    return [column[0] for column in same]

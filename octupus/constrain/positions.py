@@ -133,7 +133,7 @@ class Headed:
     def resolved(self) -> Position:
         """This, or the texts from here on, where a token could write all that is left of a head, and more."""
         rests = {head: head[len(self._written) :] for head in self._bodies}
-        if not any(self._vocabulary.begins(rest) for rest in rests.values()):
+        if not any(_near(self._vocabulary, rest) for rest in rests.values()):
             return self
         positions = [self._bodies[head](rest) for head, rest in rests.items()]
         return positions[0] if len(positions) == 1 else Several(positions)
@@ -142,7 +142,13 @@ class Headed:
 def likely_rest(vocabulary: Vocabulary, head: bytes) -> bytes:
     """What is left of ``head`` when its text is made, where the tokenizer's own tokens write it."""
     for id in vocabulary.spelling(head, ends=True):
-        if vocabulary.begins(head):
+        if _near(vocabulary, head):
             break
         head = head[len(vocabulary.tokens[id] or b"") :]
     return head
+
+
+def _near(vocabulary: Vocabulary, rest: bytes) -> bool:
+    """Whether a token could write all of ``rest``; or could from within a character on, where no text can be made."""
+    inside = (place for place, byte in enumerate(rest) if byte & 0xC0 == 0x80)
+    return vocabulary.begins(rest) or any(vocabulary.begins(rest[place:]) for place in inside)

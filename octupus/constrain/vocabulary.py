@@ -234,17 +234,6 @@ class Vocabulary:
             at += len(self.tokens[id] or b"")
         return ids
 
-    def longest(self, text: bytes, whole: bool) -> int:
-        """Bytes of the longest token at the beginning of ``text``; one that goes on behind a text that is not whole
-        counts one more than that text has."""
-        node, found = self.trie, 0
-        for place, byte in enumerate(text):
-            if byte not in node.children:
-                return found
-            node = node.children[byte]
-            found = place + 1 if node.ids else found
-        return found if whole or not len(node) else len(text) + 1
-
     def begins(self, text: bytes) -> bool:
         """Whether ``text`` is the beginning of a token, or all of one."""
         node: Trie | None = self.trie

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -294,10 +294,9 @@ class VllmEngine:
     async def generate(
         self, request_id: str, prompt_ids: list[int], grammar: CallGrammar | None, sampling: Sampling
     ) -> AsyncGenerator[Step, None]:
-        # What the answer must begin with is prefilled, unless somebody wants to know how likely it was. One token at
-        # least is left to sample. As part of the prompt it bears no presence penalty, which is right: nobody chose it.
-        begun = [] if grammar is None or sampling.logprobs is not None else opening(grammar, self._vocabulary)
-        begun = begun[: sampling.max_tokens - 1]
+        # What the answer must begin with is prefilled; one token at least is left to sample. As part of the prompt it
+        # bears no presence penalty, which is right: nobody chose it.
+        begun = [] if grammar is None else opening(grammar, self._vocabulary)[: sampling.max_tokens - 1]
         params = self._params(grammar, begun, sampling)
         prompt = tokens_input([*prompt_ids, *begun])
         try:
@@ -305,7 +304,9 @@ class VllmEngine:
                 one = output.outputs[0]
                 if one.finish_reason == "error":
                     raise RequestFailed(f"the constraint could not go on: {one.stop_reason}")
-                yield Step([*begun, *one.token_ids], one.finish_reason, _logprobs(one, sampling.logprobs or 0))
+                logprobs = _logprobs(one, sampling.logprobs or 0)
+                certain = [TokenLogprobs(token, 0.0, {}) for token in begun] if logprobs else ()
+                yield Step([*begun, *one.token_ids], one.finish_reason, (*certain, *logprobs))
                 begun = []
         except EngineDeadError as error:
             raise EngineDied(self.died() or str(error)) from error
@@ -313,8 +314,6 @@ class VllmEngine:
             raise RequestFailed(f"vLLM refused the request: {error.__cause__ or error}") from error
 
     def _params(self, grammar: CallGrammar | None, begun: list[int], s: Sampling) -> SamplingParams:
-        # As a "choice" the text crosses the border unread: vLLM would parse a schema twice, and refuse deep ones.
-        spec = None if grammar is None else [grammar.model_dump_json(), json.dumps(begun)]
         return SamplingParams(
             temperature=s.temperature,
             top_p=s.top_p,
@@ -330,7 +329,7 @@ class VllmEngine:
             stop_token_ids=[self._end],
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            structured_outputs=None if spec is None else StructuredOutputsParams(choice=spec),
+            structured_outputs=None if grammar is None else sent(grammar, begun),
         )
 
     async def abort(self, request_id: str) -> None:
@@ -341,6 +340,14 @@ class VllmEngine:
 
     async def close(self) -> None:
         await asyncio.to_thread(self._llm.shutdown)
+
+
+def sent(grammar: CallGrammar, begun: Sequence[int] = ()) -> StructuredOutputsParams:
+    """What :class:`Backend` reads: a grammar, and the tokens of the answer that stand in the prompt already.
+
+    As a "choice" it crosses the border unread: vLLM would parse a schema twice, and refuse deep ones.
+    """
+    return StructuredOutputsParams(choice=[grammar.model_dump_json(), json.dumps(list(begun))])
 
 
 def _logprobs(output: Any, most: int) -> tuple[TokenLogprobs, ...]:

@@ -40,8 +40,10 @@ def scheduler(folder: Path) -> Any:
 
 
 def test_prefill_begins_before_compile_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+    from vllm.sampling_params import SamplingParams
     from vllm.v1.request import Request
+
+    from octupus.serve.engine import sent
 
     gate, asked = threading.Event(), threading.Event()
     start = Constraint.start
@@ -55,7 +57,7 @@ def test_prefill_begins_before_compile_ends(tmp_path: Path, monkeypatch: pytest.
     wire, engine = tiny_wire(), scheduler(tmp_path)
     tool = Tool(raw={"type": "function", "function": {"name": "weather", "parameters": SCHEMA}})
     grammar = wire.grammar((tool,), ToolChoice(mode="required"), True, ResponseFormat())
-    params = SamplingParams(structured_outputs=StructuredOutputsParams(choice=[grammar.model_dump_json()]))
+    params = SamplingParams(structured_outputs=sent(grammar))
     request = Request("r", list(range(1, 40)), params, None)
     manager = engine.structured_output_manager
     try:

@@ -199,22 +199,24 @@ def test_a_long_prompt_and_a_seed_do_not_meet_in_pieces(client: openai.OpenAI) -
 
 
 def test_what_is_prefilled_counts_and_comes_as_if_it_were_sampled(client: openai.OpenAI) -> None:
-    """The call's name leaves no choice; a limit may fall into it, and who asks how likely it was has it sampled."""
-    for limit in (1, 2, 3, 5, 8, 13):
-        for extra in ({}, {"logprobs": True}):
+    """The call's name leaves no choice; a limit may fall into it, and asking for probabilities changes nothing."""
+    for limit in (1, 2, 3, 5, 8, 13, 40):
+        for choice in ("none", "required", NAMED):
             fields = {
                 "tools": TOOLS,
-                "tool_choice": NAMED,
-                "seed": limit,
+                "tool_choice": choice,
                 "max_tokens": limit,
-                "temperature": 0,
-                **extra,
+                "seed": limit,
+                "frequency_penalty": 1.5,
             }
-            whole = ask(client, **fields)
-            assert whole.usage.completion_tokens == limit and whole.choices[0].finish_reason == "length"
-            assert streamed(client, **fields) == shape(whole)
-    plain = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
-    assert ask(client, **plain).usage.prompt_tokens == ask(client, **plain, logprobs=True).usage.prompt_tokens
+            whole, told = ask(client, **fields), ask(client, **fields, logprobs=True, top_logprobs=1)
+            assert shape(whole) == shape(told) == streamed(client, **fields)
+            assert whole.usage == told.usage and whole.usage.completion_tokens <= limit
+            cut = whole.choices[0].finish_reason == "length"
+            assert not cut or whole.usage.completion_tokens == limit
+            entries = told.choices[0].logprobs.content if choice == "none" and limit > 1 else []
+            said = b"".join(bytes(entry.bytes) for entry in entries).decode(errors="replace")
+            assert said == (told.choices[0].message.content or "")
 
 
 def test_metrics_tell_what_the_constraint_did_in_the_engines_process(launched: Launched, client: openai.OpenAI) -> None:

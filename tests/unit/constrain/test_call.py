@@ -126,6 +126,23 @@ def test_forced_tokens_are_what_the_tokenizer_writes(dialect: str) -> None:
     assert count > 2
 
 
+def test_a_name_whose_last_character_a_token_shares_with_what_follows() -> None:
+    """No usual vocabulary has such a token; then the text is made before that character comes."""
+    wire, _ = setting("qwen2_5")
+    tokens: list[bytes | None] = [bytes([byte]) for byte in range(256)]
+    assert isinstance(wire.frame.separator, str)
+    tokens.append("中".encode()[1:] + wire.frame.separator.encode())
+    frame = wire.frame.model_copy(update={"call_open": 300, "call_close": 301, "end": 302})
+    constraint = Constraint(Vocabulary([*tokens, *[None] * 60], 302, lambda text: list(text.encode())))
+    grammar = wire.grammar(tools([{"name": n, "parameters": {}} for n in ("中", "国")]), ToolChoice(mode="required"))
+    constraint.start(grammar.model_copy(update={"frame": frame})).prepare()
+    for ids in ([*"中".encode(), *wire.frame.separator.encode()], ["中".encode()[0], 256]):
+        state = constraint.start(grammar.model_copy(update={"frame": frame}))
+        for token in [300, *wire.frame.before_name.encode(), *ids, *b"{}", *wire.frame.after_arguments.encode(), 301]:
+            assert token in allowed(constraint, state) and state.advance(token)
+        assert state.can_end
+
+
 def test_schemas_are_compiled_when_the_answer_comes_to_them() -> None:
     bad = [{"name": "good", "parameters": {"type": "object"}}, {"name": "bad", "parameters": {"$ref": "#"}}]
     wire, constraint, state = start("octupus", bad)

@@ -68,9 +68,25 @@ def test_on_the_real_vocabulary_it_goes_as_far_as_it_can(dialect: str) -> None:
         assert one[1:] == text('\n{"name": "get_weather", "arguments":'), "what opens the arguments may hold more"
         assert begun(wire, constraint, ["$a", "get"])[1:] == text('\n{"name":'), "one token holds quote and dollar"
         assert begun(wire, constraint, ["get_a", "get_b"])[1:] == text('\n{"name": "get')
+        assert begun(wire, constraint, ["a" * 5000, "b" * 5000]) == [wire.frame.call_open], "too much to look through"
     else:
         assert several == [wire.frame.call_open]
         assert one == [wire.frame.call_open, *text("get_weather"), wire.frame.separator]
+
+
+@pytest.mark.parametrize("dialect", ["octupus", "qwen"])
+def test_names_that_the_tokenizer_splits_otherwise_than_what_they_share(dialect: str) -> None:
+    """BPE does not take the longest token: ``detail`` is one, ``detailed`` is ``d`` and ``etailed``."""
+    wire, constraint = real(dialect)
+    for names in (
+        ["calculate_molecular_weight", "calculate_mortgage_payment"],
+        ["detail_project", "detailed_weather_forecast"],
+        ["cookbook_search_recipe", "cooking_conversion_convert"],
+        ["send_sms", "send_smsgroup"],
+        ["ls", "lsof"],
+    ):
+        ids = begun(wire, constraint, names)
+        assert all(called(wire, name)[: len(ids)] == ids for name in names), names
 
 
 def test_only_what_must_come_is_in_it() -> None:
