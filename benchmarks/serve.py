@@ -1,10 +1,12 @@
 """``python -m benchmarks.serve``: this server and ``vllm serve`` on the same tiny model, load alternating between them.
 
 Ends with one JSON line. Ratios are ours over vLLM's, medians over alternations with a 95% interval (bootstrap). Equal
-work: every answer has exactly ``TOKENS`` tokens, because the end of turn is biased away (plain) or because the schema
-forces a string that is longer (tools: ``warm``, ``cold``). Requests offer 16 tools, those of ``_few`` four. A string
-with ``minLength`` is slow to compile for xgrammar; ``_arrays`` forces an array of strings instead, which is not. The
-model is laid out as Qwen2.5's instruct models are, so both servers read the same prompts and write the same format.
+output: every answer has exactly ``TOKENS`` tokens, because the end of turn is biased away (plain) or because the schema
+forces a string that is longer (tools: ``warm``, ``cold``). How it is made is each server's own affair: of ours, what a
+call must begin with (six tokens) is prefilled, and a worker class of ours applies the masks. Requests offer 16 tools,
+those of ``_few`` four. A string with ``minLength`` is slow to compile for xgrammar; ``_arrays`` forces an array of
+strings instead, which is not. The model is laid out as Qwen2.5's instruct models are, so both servers read the same
+prompts and write the same format.
 ``--part`` runs some of it: each part takes a minute or two on two cores. ``--front``: the front end alone.
 """
 
