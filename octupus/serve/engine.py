@@ -112,8 +112,8 @@ class LazyGrammar(StructuredOutputGrammar):
     def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
         if self.failure is not None:
             return False
-        state, names = self._compiling.result()
         try:
+            state, names = self._compiling.result()
             for done, token in enumerate(tokens):
                 if not state.advance(token):
                     state.rollback(done)
@@ -138,7 +138,8 @@ class LazyGrammar(StructuredOutputGrammar):
             self._state.rollback(num_tokens)
 
     def is_terminated(self) -> bool:
-        return self.failure is None and self._compiling.done() and self._state.terminated
+        made = self.failure is None and self._compiling.done() and self._compiling.exception() is None
+        return made and self._state.terminated
 
     def reset(self) -> None:
         raise NotImplementedError("vLLM 0.32 never resets a grammar")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from octupus.config import ServeSection
 from octupus.constrain import Constraint
+from octupus.errors import ConstraintError
 from octupus.wire import ResponseFormat, Tool, ToolChoice
 from tests.support.tiny import tiny_wire
 from tests.support.tiny_model import tiny_model
@@ -82,3 +84,22 @@ def test_prefill_begins_before_compile_ends(tmp_path: Path, monkeypatch: pytest.
         gate.set()
         manager.backend.destroy()
         manager.executor.shutdown()
+
+
+def test_what_cannot_be_compiled_fails_alone() -> None:
+    """vLLM asks whether a grammar has ended before it asks for a mask; what raises there ends every request."""
+    import torch
+
+    from octupus.serve.engine import LazyGrammar
+
+    compiling: Future[Any] = Future()
+    grammar = LazyGrammar(compiling)
+    assert not grammar.is_terminated()
+    compiling.set_exception(ConstraintError("too complex"))
+    assert not grammar.is_terminated()
+    bitmask = torch.zeros((2, 4), dtype=torch.int32)
+    grammar.fill_bitmask(bitmask, 1)
+    assert bitmask.tolist() == [[0] * 4, [-1] * 4], "left open: vLLM needs some token to refuse"
+    assert not grammar.accept_tokens("r", [5]) and grammar.failure == "too complex" and not grammar.is_terminated()
+    other = LazyGrammar(compiling)
+    assert not other.accept_tokens("r", [5]) and other.failure == "too complex"
