@@ -19,7 +19,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.serve import SHORT, interval, tool_set
+from benchmarks.serve import FEW, SHORT, interval, tool_set
 
 CLIENTS, SECONDS, EVERY_S = 8, 8.0, 0.25
 
@@ -59,7 +59,7 @@ async def round_of(session: aiohttp.ClientSession, url: str, enemies: bool, ends
 
     async def good(i: int) -> None:
         while (began := time.perf_counter()) < over:
-            async with session.post(url, json=body(tool_set(i, SHORT, 4))) as reply:
+            async with session.post(url, json=body(tool_set(i, SHORT, FEW))) as reply:
                 await reply.read()
                 ends[f"ordinary {reply.status}"] += 1
             taken.append(time.perf_counter() - began)
